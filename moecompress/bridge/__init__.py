@@ -1,0 +1,1 @@
+"""Floor 4: an artifact inside a transformers model."""

@@ -1,0 +1,34 @@
+"""The codecs by name: specs to and from plain values, and the codec of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from moecompress.codecs.base import Codec, CodecSpec
+from moecompress.core.errors import ArtifactError
+from moecompress.core.registry import members, nearest
+
+
+def codecs() -> dict[str, Codec]:
+    """Codec id → codec."""
+    return members("moecompress.codecs", "CODEC", "moecompress.codecs")
+
+
+def codec_of(spec: CodecSpec) -> Codec:
+    """The codec that stores weights of this spec."""
+    return codecs()[spec.codec]
+
+
+def parse_spec(value: Mapping[str, Any]) -> CodecSpec:
+    """The spec written as a plain mapping. Raises ArtifactError for an unknown codec or bad parameters."""
+    name = value.get("codec")
+    known = codecs()
+    if not isinstance(name, str) or name not in known:
+        raise ArtifactError(f"Unknown codec {name!r}.{nearest(str(name), list(known))} A newer moecompress may know it.")
+    try:
+        return known[name].Spec.model_validate(dict(value))
+    except ValidationError as error:
+        raise ArtifactError(f"Bad parameters of codec {name!r}: {error.errors()[0]['msg']}.") from error

@@ -1,0 +1,48 @@
+"""Finds the members of a kind (codecs, passes, allocators, …) by scanning a folder, plus installed entry points.
+
+A member is a module of the package that defines a given attribute; its name is the module's path below the package,
+with dots: `passes/quantize/experts.py` is `quantize.experts`. Adding a member is adding a file. Import errors are
+raised, never swallowed; modules whose name starts with `_`, and `base`, are no members.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from moecompress.core.errors import MoecompressError
+
+
+def _modules(package: str) -> list[str]:
+    root = importlib.import_module(package)
+    found = []
+    for info in pkgutil.walk_packages(root.__path__, prefix=package + "."):
+        parts = info.name[len(package) + 1 :].split(".")
+        if not info.ispkg and not any(part.startswith("_") or part == "base" for part in parts):
+            found.append(info.name)
+    return sorted(found)
+
+
+@cache
+def members(package: str, attribute: str, group: str | None = None) -> dict[str, Any]:
+    """Name → value of `attribute` for every member module of `package`, then of entry-point group `group`."""
+    found: dict[str, Any] = {}
+    for name in _modules(package):
+        module = importlib.import_module(name)
+        if hasattr(module, attribute):
+            found[name[len(package) + 1 :]] = getattr(module, attribute)
+    for entry in entry_points(group=group) if group else ():
+        if entry.name in found:
+            raise MoecompressError(f"Entry point {entry.name!r} of {group!r} hides the built-in of that name; rename it.")
+        found[entry.name] = entry.load()
+    return found
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """` Did you mean 'x'?` for the closest known name, or the list of what is allowed."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else f" Allowed: {', '.join(sorted(known))}."

@@ -1,0 +1,1 @@
+"""Floor 6: perplexity, KL divergence and agreement against the original."""

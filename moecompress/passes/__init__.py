@@ -1,0 +1,1 @@
+"""Floor 4: compression passes, one file per method, pure on tensors."""

@@ -1,0 +1,99 @@
+"""The contract of a pass: a plain function on one layer's tensors.
+
+A pass module defines `PASS`, a `Pass`. Its name in recipes is the module's path (`passes/quantize/experts.py` is
+`quantize.experts`). A pass touches no files, prints nothing and keeps no state; the pipeline reads, schedules, writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from moecompress.codecs.base import EncodedWeight
+from moecompress.codecs.table import codec_of
+from moecompress.core.types import MoeLayer, Projection
+
+if TYPE_CHECKING:
+    from moecompress.calibration.statistics import LayerStatistics
+
+Weight = torch.Tensor | EncodedWeight
+Stage = Literal["prune", "merge", "decompose", "smooth", "quantize", "tune"]
+Role = Literal["embedding", "head", "norm", "attention", "router", "shared_expert", "dense_ffn", "bias", "other"]
+
+
+def dense(weight: Weight) -> torch.Tensor:
+    """The float32 matrix a weight stands for, whatever its form."""
+    if isinstance(weight, torch.Tensor):
+        return weight.float()
+    return torch.from_numpy(codec_of(weight.spec).dequantize(weight))
+
+
+@dataclass(frozen=True)
+class TrunkWeight:
+    """A tensor outside the experts: its checkpoint name is its key; `role` says what passes may do with it."""
+
+    role: Role
+    weight: Weight
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Everything of one decoder layer, or of the tensors outside all layers (`index` is None).
+
+    `experts[e][projection]` is `[out, in]`; empty for a layer without routed experts. `biases` likewise, often empty.
+    """
+
+    index: int | None
+    moe: MoeLayer | None
+    experts: tuple[Mapping[Projection, Weight], ...]
+    trunk: Mapping[str, TrunkWeight]
+    biases: tuple[Mapping[Projection, torch.Tensor], ...] = ()
+    claims: Mapping[str, str] = field(default_factory=dict)
+
+    def with_experts(self, experts: tuple[Mapping[Projection, Weight], ...], claims: Mapping[str, str]) -> LayerWeights:
+        """This layer with other experts; `claims` maps parameter names to the pass that changed them."""
+        return replace(self, experts=experts, claims={**self.claims, **claims})
+
+    def with_trunk(self, trunk: Mapping[str, TrunkWeight], claims: Mapping[str, str]) -> LayerWeights:
+        """This layer with some trunk tensors replaced."""
+        return replace(self, trunk={**self.trunk, **trunk}, claims={**self.claims, **claims})
+
+
+def expert_parameter(layer: int, expert: int, projection: Projection) -> str:
+    """The ledger's name of one expert matrix."""
+    return f"layers.{layer}.experts.{expert}.{projection}"
+
+
+class PassOptions(BaseModel):
+    """Options of a pass, as written in a recipe. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What the pipeline hands to `apply` beside the layer: the seed, the statistics, and a place for the log line."""
+
+    seed: int
+    statistics: LayerStatistics | None = None
+    note: Callable[[Mapping[str, Any]], None] = lambda entry: None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass: its options, what statistics it needs, its global plan and its change of one layer.
+
+    plan(options, layers) returns a plain JSON-able value from headers alone (`layers` maps index → MoeLayer) and is
+    handed back to apply. effective_bits(options, plan, layer, parameter shape) is None for parameters left alone.
+    """
+
+    options: type[PassOptions]
+    stage: Stage
+    apply: Callable[[LayerWeights, Any, Any, PassContext], LayerWeights]
+    needs: Callable[[Any], frozenset[str]] = lambda options: frozenset()
+    plan: Callable[[Any, Mapping[int, MoeLayer]], Any] = lambda options, layers: None
+    planned_spec: Callable[[Any, Any, str, Role | None, tuple[int, ...]], Any] = lambda *_: None

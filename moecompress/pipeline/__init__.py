@@ -1,0 +1,1 @@
+"""Floor 6: plan, run layer by layer, journal and resume, coverage ledger."""

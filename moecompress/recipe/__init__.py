@@ -1,0 +1,1 @@
+"""Floor 5: recipes: schema built from the registry, loading with line numbers."""

@@ -1,0 +1,1 @@
+"""Floor 6: tables and the HTML report."""
