@@ -1,0 +1,71 @@
+// Kernels of the runtime: packed matrix times activations, bit-identical on every instruction set and thread count.
+//
+// Layouts are those of artifact/FORMAT.md: tiles of 16 output rows, blocks of 32 input columns. A lane is an output
+// row, so no horizontal sum exists and the float order is fixed by the format.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace moecompress {
+
+enum class Codec : int { dense_bf16 = 0, dense_f32 = 1, affine = 2 };
+
+constexpr int64_t tile_rows = 16;
+constexpr int64_t block_columns = 32;
+
+// A packed [rows, columns] matrix; `data` is 64-byte aligned and owned elsewhere.
+struct PackedMatrix {
+    Codec codec = Codec::dense_f32;
+    int bits = 0;        // affine only, 1..8
+    int group_size = 0;  // affine only: 32, 64 or 128
+    int64_t rows = 0;
+    int64_t columns = 0;
+    const uint8_t* data = nullptr;
+
+    int64_t tiles() const { return (rows + tile_rows - 1) / tile_rows; }
+    int64_t blocks() const { return (columns + block_columns - 1) / block_columns; }
+    int64_t tile_bytes() const;  // bytes of one tile of 16 rows
+    int64_t bytes() const { return tiles() * tile_bytes(); }
+};
+
+// Activations of `tokens` tokens, prepared once per input vector: 15-bit integers in two int8 planes.
+// Arrays are [tokens][blocks * 32] (planes) and [tokens][blocks] (scale, sum), 64-byte aligned; `values` is the float32 input
+// [tokens][columns] with row stride `columns`, read by dense kernels.
+struct Activations {
+    int64_t tokens = 0;
+    int64_t columns = 0;
+    int8_t* high = nullptr;
+    int8_t* low = nullptr;
+    float* scale = nullptr;
+    int32_t* sum = nullptr;
+    const float* values = nullptr;
+
+    int64_t blocks() const { return (columns + block_columns - 1) / block_columns; }
+    static size_t workspace_bytes(int64_t tokens, int64_t columns);  // for the four arrays
+    // Points the four arrays into a 64-byte aligned workspace of at least workspace_bytes().
+    static Activations in(uint8_t* workspace, int64_t tokens, int64_t columns, const float* values);
+};
+
+// One instruction-set path. `name`: scalar, avx2, avx512vnni.
+struct Kernels {
+    const char* name;
+    // Fills the planes, scales and sums of tokens [first, last).
+    void (*quantize)(const Activations& x, int64_t first, int64_t last);
+    // y[token * y_stride + row] for the rows of tiles [first_tile, last_tile) and all tokens of x; rows past w.rows are not written.
+    void (*multiply)(const PackedMatrix& w, const Activations& x, int64_t first_tile, int64_t last_tile, float* y, int64_t y_stride);
+};
+
+// The best path this processor runs, or the one named by MOECOMPRESS_ISA; throws std::invalid_argument for an unknown
+// or unsupported name.
+const Kernels& kernels();
+const Kernels& kernels_named(const char* name);
+
+// One dequantised row [columns] of w: scale * code + minimum, rounded once per operation (no fma).
+void dequantize_row(const PackedMatrix& w, int64_t row, float* out);
+
+// exp and silu shared by all paths: fixed polynomial, identical bits everywhere.
+float exp_fixed(float x);
+float silu_fixed(float x);
+
+}  // namespace moecompress
