@@ -1,0 +1,1 @@
+"""Texts, activation capture and statistics that compression passes read."""
