@@ -1,0 +1,72 @@
+"""`moecompress`: one module of this package per command, found by folder scan. Exit codes: 0 ok, 1 failed, 2 bad usage.
+
+A command module defines `COMMAND`, a function with typer annotations; its name is the module's, less a trailing `_`.
+Commands import what they need inside, so `generate` and `inspect` run where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from moecompress import __version__
+from moecompress.cli.console import stderr
+from moecompress.core.errors import MoecompressError
+from moecompress.core.registry import members
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"moecompress {__version__}")
+        raise typer.Exit
+
+
+def build_app() -> typer.Typer:
+    """The application with every command of `moecompress.cli.commands`."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        help="Compress a Mixture-of-Experts language model by a recipe; run the artifact inside a memory budget.",
+    )
+
+    @app.callback()
+    def options(
+        version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    ) -> None:
+        """Options before the command."""
+
+    for name, command in members("moecompress.cli.commands", "COMMAND", "moecompress.commands").items():
+        app.command(name.rstrip("_"))(command)
+    return app
+
+
+def main() -> None:
+    """Entry point: errors become one sentence on stderr and an exit code; Ctrl-C ends quietly with 130."""
+    try:
+        code = build_app()(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except MoecompressError as error:
+        stderr.print(f"error: {error}", style="red", markup=False)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        stderr.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in {"torch", "transformers", "datasets", "scipy", "matplotlib"}:
+            raise
+        stderr.print(f"error: this command needs {error.name}; install it with: pip install 'moecompress[compress]'")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Statistics for a run: collected once per model and calibration text, kept on disk, shared by every recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moecompress.calibration.collect import collect
+from moecompress.calibration.statistics import LayerStatistics
+from moecompress.calibration.store import StatisticsStore
+from moecompress.calibration.texts import calibration_tokens
+from moecompress.core.progress import Progress
+from moecompress.models.discover import ModelLayout
+from moecompress.models.source import TensorSource
+from moecompress.recipe.load import LoadedRecipe
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Access to the statistics of each layer; `layer` gives None when no pass of the recipe needs any."""
+
+    store: StatisticsStore | None
+    tokens_hash: str | None
+
+    def layer(self, index: int | None) -> LayerStatistics | None:
+        """The statistics of one decoder layer."""
+        if self.store is None or index is None:
+            return None
+        return self.store.layer(index)
+
+
+def needed(recipe: LoadedRecipe) -> frozenset[str]:
+    """The statistics that the recipe's passes ask for."""
+    return frozenset().union(*(step.definition.needs(step.options) for step in recipe.steps))
+
+
+def gather(
+    recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, cache: Path, progress: Progress
+) -> Statistics:
+    """Collect what is missing. Does nothing, and reads no text, when no pass needs statistics."""
+    if not needed(recipe):
+        return Statistics(None, None)
+    tokens = calibration_tokens(recipe.recipe.calibration, source)
+    store = StatisticsStore(cache / "statistics")
+    return Statistics(collect(source, layout, tokens, store, progress), tokens.hash)
