@@ -1,8 +1,9 @@
-"""The codecs by name: specs to and from plain values, and the codec of a spec."""
+"""The codecs by name: specs to and from plain values, the codec of a spec, and the sizes that follow from a spec."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,8 +28,24 @@ def parse_spec(value: Mapping[str, Any]) -> CodecSpec:
     name = value.get("codec")
     known = codecs()
     if not isinstance(name, str) or name not in known:
-        raise ArtifactError(f"Unknown codec {name!r}.{nearest(str(name), list(known))} A newer moecompress may know it.")
+        raise ArtifactError(
+            f"Unknown codec {name!r}.{nearest(str(name), list(known))} A newer moecompress may know it."
+        )
     try:
         return known[name].Spec.model_validate(dict(value))
     except ValidationError as error:
-        raise ArtifactError(f"Bad parameters of codec {name!r}: {error.errors()[0]['msg']}.") from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"Bad parameter {where!r} of codec {name!r}: {repr(first['input'])[:100]}. {first['msg']}."
+        ) from error
+
+
+def nbytes(spec: CodecSpec, shape: tuple[int, ...]) -> int:
+    """Bytes of a packed weight of this spec and shape, scales and padding included."""
+    return codec_of(spec).nbytes(spec, shape)
+
+
+def effective_bits(spec: CodecSpec, shape: tuple[int, ...]) -> float:
+    """Stored bits per weight: 8 · nbytes / weights, scales and padding included."""
+    return 8 * nbytes(spec, shape) / prod(shape)
