@@ -75,7 +75,7 @@ def _refuse_seen_text(recipe: Any) -> None:
     """Raises UsageError when evaluation text is also calibration text."""
     if recipe.evaluate is None:
         return
-    calibration = {str(Path(path).resolve()) for path in recipe.calibration.paths()}
+    calibration = {str(Path(source.path).resolve()) for source in recipe.calibration.text_sources()}
     for text in recipe.evaluate.text:
         if str(Path(text).resolve()) in calibration:
             raise UsageError(f"{text} is calibration text of this recipe; figures on it would flatter. Evaluate on other text.")

@@ -1,0 +1,213 @@
+"""What a run would do, from headers alone: exact weight bytes, statistics, memory, disk and time. Nothing is written.
+
+Bytes: every parameter's final form is known from the recipe, each codec gives exact bytes for a shape, and the artifact
+floor gives record and file layout, so weight files are exact. Memory and time are estimates: memory from the largest
+layer in float32 with its statistics, time from the floating-point work and this machine's measured matrix speed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moecompress.artifact.sizes import planned_weight_bytes
+from moecompress.codecs.base import CodecSpec
+from moecompress.codecs.dense import DenseSpec
+from moecompress.core.errors import BudgetError
+from moecompress.core.types import PROJECTIONS
+from moecompress.core.units import format_size
+from moecompress.models.discover import ModelLayout
+from moecompress.models.source import TensorSource
+from moecompress.passes.base import Role, expert_parameter
+from moecompress.pipeline.assets import source_assets
+from moecompress.pipeline.encode import dense_dtype
+from moecompress.pipeline.statistics import needed
+from moecompress.recipe.load import LoadedRecipe
+
+_BASE_BYTES = 420 << 20
+
+
+@dataclass(frozen=True)
+class PassEffect:
+    """What one pass will change: how many parameters (weights), and their effective bits afterwards."""
+
+    name: str
+    weights: int
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The forecast of a run. `*_bytes` of weights and assets are exact; `peak_memory_bytes` and `seconds` are estimates."""
+
+    model_type: str
+    parameters: int
+    source_bytes: int
+    weight_bytes: int
+    asset_bytes: int
+    bits_per_weight: float
+    effects: tuple[PassEffect, ...]
+    kept: Mapping[str, int]
+    statistics: tuple[str, ...]
+    calibration_tokens: int
+    statistics_disk_bytes: int
+    peak_memory_bytes: int
+    seconds: float
+
+    @property
+    def artifact_bytes(self) -> int:
+        """Weights and assets; the manifest and the model card come on top (a few KiB per layer)."""
+        return self.weight_bytes + self.asset_bytes
+
+
+@dataclass(frozen=True)
+class Fate:
+    """The planned final form of one parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role | None
+    spec: CodecSpec
+    changed_by: str | None
+
+
+def planned_fates(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -> dict[int | None, list[Fate]]:
+    """Unit → final form of each of its parameters, in the order they are written."""
+    plans = [step.definition.plan(step.options, layout.moe) for step in recipe.steps]
+    units: dict[int | None, list[Fate]] = {None: [], **{index: [] for index in range(layout.layers)}}
+    for tensor in layout.trunk:
+        kept = DenseSpec(dtype=dense_dtype(tensor.dtype))
+        units[tensor.layer].append(_fate(recipe, plans, tensor.name, tuple(tensor.shape), tensor.role, kept))
+    for index, moe in layout.moe.items():
+        kept = DenseSpec(dtype=dense_dtype(source.expert_dtype(moe)))
+        for expert in range(moe.experts):
+            for projection in PROJECTIONS:
+                name = expert_parameter(index, expert, projection)
+                units[index].append(_fate(recipe, plans, name, moe.projection_shape(projection), None, kept))
+    return units
+
+
+def _fate(
+    recipe: LoadedRecipe, plans: list[Any], name: str, shape: tuple[int, ...], role: Role | None, kept: CodecSpec
+) -> Fate:
+    spec, changed_by = kept, None
+    for step, plan in zip(recipe.steps, plans, strict=True):
+        planned = step.definition.planned_spec(step.options, plan, name, role, shape)
+        if planned is not None:
+            spec, changed_by = planned, step.name
+    return Fate(name, shape, role, spec, changed_by)
+
+
+def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -> Plan:
+    """The forecast of running `recipe` on this checkpoint. Reads headers only."""
+    units = planned_fates(recipe, source, layout)
+    fates = [fate for unit in units.values() for fate in unit]
+    parameters = sum(_count(fate.shape) for fate in fates)
+    weight_bytes = _weight_bytes(units)
+    needs = sorted(needed(recipe))
+    tokens = recipe.recipe.calibration.tokens if needs else 0
+    return Plan(
+        model_type=layout.model_type,
+        parameters=parameters,
+        source_bytes=source.total_bytes,
+        weight_bytes=weight_bytes,
+        asset_bytes=sum(path.stat().st_size for path in source_assets(source.folder).values()),
+        bits_per_weight=8 * weight_bytes / parameters,
+        effects=tuple(_effect(step.name, fates) for step in recipe.steps),
+        kept=_kept(fates),
+        statistics=tuple(needs),
+        calibration_tokens=tokens,
+        statistics_disk_bytes=_statistics_bytes(layout, tokens),
+        peak_memory_bytes=_peak_memory(units, layout, tokens, recipe.recipe.calibration.sequence_length),
+        seconds=_seconds(layout, fates, tokens),
+    )
+
+
+def check_budget(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -> None:
+    """Raises BudgetError when the recipe's size budget cannot be met by its passes."""
+    limit = recipe.recipe.budget.size
+    if limit is None:
+        return
+    planned = make_plan(recipe, source, layout).artifact_bytes
+    if planned > limit:
+        raise BudgetError(
+            f"{recipe.path}: budget.size is {format_size(limit)} ({limit} bytes), but these passes give "
+            f"{format_size(planned)} ({planned} bytes). Use fewer bits or larger groups, or raise budget.size to {planned}."
+        )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _weight_bytes(units: Mapping[int | None, list[Fate]]) -> int:
+    trunk: dict[str, tuple[CodecSpec, tuple[int, ...]]] = {}
+    experts: dict[int, list[dict[str, tuple[CodecSpec, tuple[int, ...]]]]] = {}
+    for index, fates in units.items():
+        routed = [fate for fate in fates if fate.role is None]
+        trunk.update({fate.name: (fate.spec, fate.shape) for fate in fates if fate.role is not None})
+        if routed and index is not None:
+            groups = [routed[i : i + len(PROJECTIONS)] for i in range(0, len(routed), len(PROJECTIONS))]
+            experts[index] = [{fate.name.rsplit(".", 1)[1]: (fate.spec, fate.shape) for fate in group} for group in groups]
+    return planned_weight_bytes(trunk, experts)
+
+
+def _effect(name: str, fates: list[Fate]) -> PassEffect:
+    from moecompress.codecs.table import codec_of
+
+    mine = [fate for fate in fates if fate.changed_by == name]
+    weights = sum(_count(fate.shape) for fate in mine)
+    size = sum(codec_of(fate.spec).nbytes(fate.spec, fate.shape) for fate in mine)
+    return PassEffect(name, weights, 8 * size / weights if weights else 0.0)
+
+
+def _kept(fates: list[Fate]) -> dict[str, int]:
+    kept: dict[str, int] = {}
+    for fate in fates:
+        if fate.changed_by is None:
+            role = fate.role or "expert"
+            kept[role] = kept.get(role, 0) + _count(fate.shape)
+    return dict(sorted(kept.items()))
+
+
+def _statistics_bytes(layout: ModelLayout, tokens: int) -> int:
+    """Router inputs in bf16, routing, and one Gram matrix per distinct trunk input, for every layer; plus hidden states."""
+    hidden = max(moe.hidden for moe in layout.moe.values())
+    per_layer = sum(tokens * (2 * moe.hidden + 8 * moe.top_k) for moe in layout.moe.values())
+    grams = sum(4 * tensor.shape[-1] ** 2 for tensor in layout.trunk if tensor.layer is not None and len(tensor.shape) == 2)
+    return per_layer + (grams if tokens else 0) + 2 * 4 * tokens * hidden
+
+
+def _peak_memory(units: Mapping[int | None, list[Fate]], layout: ModelLayout, tokens: int, length: int) -> int:
+    """Interpreter with torch, the largest unit in float32 and in codes, its Grams, and one batch of activations."""
+    largest = max(sum(_count(fate.shape) for fate in fates) for fates in units.values())
+    moe = max(layout.moe.values(), key=lambda layer: layer.experts * layer.width * layer.hidden)
+    grams = 4 * moe.experts * max(moe.hidden**2, moe.width**2) * 3 if tokens else 0
+    activations = 4 * tokens * moe.hidden + 64 * length * (moe.hidden + moe.width)
+    return _BASE_BYTES + 7 * largest + grams + activations
+
+
+def _seconds(layout: ModelLayout, fates: list[Fate], tokens: int) -> float:
+    """Forward passes of calibration, plus error propagation over every quantized matrix, at this machine's speed."""
+    speed = _flops_per_second()
+    active = sum(3 * moe.top_k * moe.hidden * moe.width for moe in layout.moe.values())
+    active += sum(_count(tensor.shape) for tensor in layout.trunk if tensor.layer is not None)
+    forward = 2 * 2 * active * tokens
+    solve = sum(40 * _count(fate.shape) * fate.shape[-1] for fate in fates if fate.changed_by and tokens)
+    return (forward + solve) / speed + 2e-8 * sum(_count(fate.shape) for fate in fates)
+
+
+def _flops_per_second() -> float:
+    import torch
+
+    matrix = torch.ones(512, 512)
+    matrix @ matrix
+    start = time.perf_counter()
+    for _ in range(4):
+        matrix @ matrix
+    return 4 * 2 * 512**3 / (time.perf_counter() - start)
