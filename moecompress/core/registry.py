@@ -17,10 +17,14 @@ from typing import Any
 from moecompress.core.errors import MoecompressError
 
 
+def _raise(name: str) -> None:
+    raise  # noqa: PLE0704 - walk_packages calls this inside its except block and would swallow the error otherwise
+
+
 def _modules(package: str) -> list[str]:
     root = importlib.import_module(package)
     found = []
-    for info in pkgutil.walk_packages(root.__path__, prefix=package + "."):
+    for info in pkgutil.walk_packages(root.__path__, prefix=package + ".", onerror=_raise):
         parts = info.name[len(package) + 1 :].split(".")
         if not info.ispkg and not any(part.startswith("_") or part == "base" for part in parts):
             found.append(info.name)

@@ -11,6 +11,7 @@ from typing import Literal
 
 Projection = Literal["gate", "up", "down"]
 PROJECTIONS: tuple[Projection, ...] = ("gate", "up", "down")
+Role = Literal["embedding", "head", "norm", "attention", "router", "shared_expert", "dense_ffn", "bias", "other"]
 
 
 @dataclass(frozen=True)
