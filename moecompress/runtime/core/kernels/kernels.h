@@ -27,11 +27,16 @@ struct PackedMatrix {
     int64_t blocks() const { return (columns + block_columns - 1) / block_columns; }
     int64_t tile_bytes() const;  // bytes of one tile of 16 rows
     int64_t bytes() const { return tiles() * tile_bytes(); }
+    // Throws std::invalid_argument when codec, bits, group size or shape are not ones the kernels know.
+    void check() const;
 };
 
 // Activations of `tokens` tokens, prepared once per input vector: 15-bit integers in two int8 planes.
-// Arrays are [tokens][blocks * 32] (planes) and [tokens][blocks] (scale, sum), 64-byte aligned; `values` is the float32 input
-// [tokens][columns] with row stride `columns`, read by dense kernels.
+// Arrays are [tokens][blocks * 32] (planes) and [tokens][blocks] (scale, sum), 64-byte aligned; `values` is the float32
+// input [tokens][columns] with row stride `columns`, read by dense kernels and by `quantize`.
+//
+// A block's scale is absmax / 32512, its integers are round_half_even(x / scale) clamped to +-32512 and split as
+// 256 * high + low. A block that holds an infinity or NaN has scale NaN and integers 0, so its outputs are NaN.
 struct Activations {
     int64_t tokens = 0;
     int64_t columns = 0;
@@ -47,19 +52,32 @@ struct Activations {
     static Activations in(uint8_t* workspace, int64_t tokens, int64_t columns, const float* values);
 };
 
-// One instruction-set path. `name`: scalar, avx2, avx512vnni.
+// One instruction-set path. `name`: scalar, avx2, avx512vnni. All functions give the same bits on every path.
 struct Kernels {
     const char* name;
     // Fills the planes, scales and sums of tokens [first, last).
     void (*quantize)(const Activations& x, int64_t first, int64_t last);
-    // y[token * y_stride + row] for the rows of tiles [first_tile, last_tile) and all tokens of x; rows past w.rows are not written.
-    void (*multiply)(const PackedMatrix& w, const Activations& x, int64_t first_tile, int64_t last_tile, float* y, int64_t y_stride);
+    // y[token * y_stride + row] for the rows of tiles [first_tile, last_tile) and all tokens of x; rows past w.rows are
+    // not written. Affine matrices read the planes of x (call `quantize` first), dense ones read `values`.
+    void (*multiply)(const PackedMatrix& w, const Activations& x, int64_t first_tile, int64_t last_tile, float* y,
+                     int64_t y_stride);
+    // out[i] = silu_fixed(gate[i]) * up[i]; out may be gate or up.
+    void (*silu_multiply)(const float* gate, const float* up, float* out, int64_t count);
+    // x[i] = exp_fixed(x[i] - shift), in place.
+    void (*exp_shifted)(float* x, float shift, int64_t count);
+    // Inner product: 16 partial sums (element i into sum i mod 16, fma in order), then halves added 8, 4, 2, 1.
+    float (*dot)(const float* a, const float* b, int64_t count);
+    // y[i] = fma(factor, x[i], y[i]).
+    void (*add_scaled)(float* y, const float* x, float factor, int64_t count);
 };
 
 // The best path this processor runs, or the one named by MOECOMPRESS_ISA; throws std::invalid_argument for an unknown
 // or unsupported name.
 const Kernels& kernels();
 const Kernels& kernels_named(const char* name);
+
+// The paths this processor runs, slowest first, ended by nullptr.
+const Kernels* const* supported_kernels();
 
 // One dequantised row [columns] of w: scale * code + minimum, rounded once per operation (no fma).
 void dequantize_row(const PackedMatrix& w, int64_t row, float* out);

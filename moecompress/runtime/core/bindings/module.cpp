@@ -1,0 +1,11 @@
+// The extension module: one function per part of the core.
+#include <nanobind/nanobind.h>
+
+void bind_kernels(nanobind::module_& m);
+void bind_engine(nanobind::module_& m);
+
+NB_MODULE(_native, m) {
+    m.doc() = "The C++ core of the runtime: kernels, forward pass, expert store.";
+    bind_kernels(m);
+    bind_engine(m);
+}
