@@ -15,14 +15,13 @@ from pydantic import BaseModel, ConfigDict
 
 from moecompress.codecs.base import EncodedWeight
 from moecompress.codecs.table import codec_of
-from moecompress.core.types import MoeLayer, Projection
+from moecompress.core.types import MoeLayer, Projection, Role
 
 if TYPE_CHECKING:
     from moecompress.calibration.statistics import LayerStatistics
 
 Weight = torch.Tensor | EncodedWeight
 Stage = Literal["prune", "merge", "decompose", "smooth", "quantize", "tune"]
-Role = Literal["embedding", "head", "norm", "attention", "router", "shared_expert", "dense_ffn", "bias", "other"]
 
 
 def dense(weight: Weight) -> torch.Tensor:
