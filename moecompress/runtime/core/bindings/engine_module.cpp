@@ -1,0 +1,205 @@
+// The engine's face in Python: `Model`, its memory needs, and what it raises.
+#include <malloc.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "forward/model.h"
+#include "store/errors.h"
+
+namespace nb = nanobind;
+
+namespace moecompress {
+namespace {
+
+using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+// (codec, bits, group size, rows, columns, offset, bytes)
+using TensorTuple = std::tuple<std::string, int, int, int64_t, int64_t, uint64_t, uint64_t>;
+using TrunkTuple = std::tuple<std::string, std::string, bool, TensorTuple>;  // (role, file, is a vector, tensor)
+using ExpertTuple = std::tuple<uint64_t, uint64_t, TensorTuple, TensorTuple, TensorTuple>;  // (offset, bytes, gate, up, down)
+using LayerTuple = std::tuple<int, std::string, std::vector<ExpertTuple>>;                  // (layer, file, experts)
+
+template <typename T>
+T field(const nb::dict& values, const char* key) {
+    if (!values.contains(key)) throw std::invalid_argument(std::string("The engine needs the value '") + key + "'.");
+    T result;
+    if (!nb::try_cast<T>(values[key], result))
+        throw std::invalid_argument(std::string("The engine cannot use the value of '") + key + "': wrong type or range.");
+    return result;
+}
+
+template <typename T>
+T choice(const nb::dict& values, const char* key, std::initializer_list<std::pair<const char*, T>> allowed) {
+    const auto name = field<std::string>(values, key);
+    for (const auto& [known, value] : allowed)
+        if (name == known) return value;
+    throw std::invalid_argument(std::string("The engine does not know '") + name + "' for '" + key + "'.");
+}
+
+ModelConfig parse_config(const nb::dict& values) {
+    ModelConfig config;
+    config.hidden = field<int64_t>(values, "hidden");
+    config.vocabulary = field<int64_t>(values, "vocabulary");
+    config.heads = field<int64_t>(values, "heads");
+    config.key_value_heads = field<int64_t>(values, "key_value_heads");
+    config.head_size = field<int64_t>(values, "head_size");
+    config.norm_epsilon = float(field<double>(values, "norm_epsilon"));
+    config.head_norm = choice<HeadNorm>(
+        values, "head_norm", {{"none", HeadNorm::none}, {"per_head", HeadNorm::per_head}, {"full", HeadNorm::full}});
+    config.clip = float(field<double>(values, "clip"));
+    config.attention_scale = float(field<double>(values, "attention_scale"));
+    for (const double frequency : field<std::vector<double>>(values, "rope_frequencies"))
+        config.rope_frequencies.push_back(float(frequency));
+    config.rope_scale = float(field<double>(values, "rope_scale"));
+    config.top_k = field<int64_t>(values, "top_k");
+    config.renormalise = field<bool>(values, "renormalise");
+    for (const auto& [sparse, window] : field<std::vector<std::pair<bool, int64_t>>>(values, "layers"))
+        config.layers.push_back({sparse, window});
+    return config;
+}
+
+TensorEntry parse_tensor(const TensorTuple& values) {
+    TensorEntry entry;
+    std::string codec;
+    std::tie(codec, entry.bits, entry.group_size, entry.rows, entry.columns, entry.offset, entry.bytes) = values;
+    if (codec != "dense_bf16" && codec != "dense_f32" && codec != "affine")
+        throw std::invalid_argument("The engine has no kernel for the codec '" + codec + "'.");
+    entry.codec = codec == "affine" ? Codec::affine : codec == "dense_f32" ? Codec::dense_f32 : Codec::dense_bf16;
+    return entry;
+}
+
+ModelFiles parse_files(const std::string& folder, const std::vector<TrunkTuple>& trunk,
+                       const std::vector<LayerTuple>& experts) {
+    ModelFiles files;
+    files.folder = folder;
+    for (const auto& [role, file, vector, tensor] : trunk)
+        files.trunk.push_back({role, file, vector, parse_tensor(tensor)});
+    for (const auto& [layer, file, entries] : experts) {
+        ExpertLayer table{layer, file, {}};
+        for (const auto& [offset, bytes, gate, up, down] : entries)
+            table.experts.push_back({offset, bytes, parse_tensor(gate), parse_tensor(up), parse_tensor(down)});
+        files.experts.push_back(std::move(table));
+    }
+    return files;
+}
+
+ModelOptions parse_options(const nb::dict& values) {
+    ModelOptions options;
+    options.threads = field<int>(values, "threads");
+    options.context = field<int64_t>(values, "context");
+    options.chunk = field<int64_t>(values, "chunk");
+    options.isa = field<std::string>(values, "isa");
+    options.store.slots = field<int>(values, "slots");
+    options.store.lanes = field<int>(values, "lanes");
+    options.store.policy = field<std::string>(values, "policy");
+    options.store.io = choice<InputOutput>(values, "io",
+                                           {{"automatic", InputOutput::automatic},
+                                            {"direct", InputOutput::direct},
+                                            {"buffered", InputOutput::buffered}});
+    return options;
+}
+
+// Ctrl-C reaches Python between layers; the pending exception is raised once the forward pass has stopped.
+bool signal_pending() {
+    const nb::gil_scoped_acquire guard;
+    return PyErr_CheckSignals() != 0;
+}
+
+Logits forward(Model& model, const Tokens& tokens, bool all) {
+    const size_t count = tokens.size();
+    const size_t shape[2] = {all ? count : 1, size_t(model.config().vocabulary)};
+    auto values = std::make_unique<float[]>(shape[0] * shape[1]);
+    try {
+        const nb::gil_scoped_release release;
+        model.forward(tokens.data(), int64_t(count), all, values.get(), signal_pending);
+    } catch (const Cancelled&) {
+        if (PyErr_Occurred() != nullptr) throw nb::python_error();
+        throw;
+    }
+    float* const data = values.release();
+    const nb::capsule owner(data, [](void* memory) noexcept { delete[] static_cast<float*>(memory); });
+    return Logits(data, 2, shape, owner);
+}
+
+nb::dict statistics(Model& model) {
+    const StoreStatistics& values = model.store().statistics();
+    nb::dict result;
+    result["prefill_hits"] = values.hits[int(Phase::prefill)];
+    result["prefill_misses"] = values.misses[int(Phase::prefill)];
+    result["decode_hits"] = values.hits[int(Phase::decode)];
+    result["decode_misses"] = values.misses[int(Phase::decode)];
+    result["reads"] = values.reads;
+    result["bytes_read"] = values.bytes_read;
+    result["seconds_waited"] = values.seconds_waited;
+    result["direct"] = model.store().direct();
+    return result;
+}
+
+nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& trunk, const std::vector<LayerTuple>& experts,
+                      int64_t context, int64_t chunk) {
+    const MemoryNeeds needs = Model::needs(parse_config(config), parse_files("", trunk, experts), context, chunk);
+    nb::dict result;
+    result["trunk"] = needs.trunk;
+    result["key_value"] = needs.key_value;
+    result["scratch"] = needs.scratch;
+    result["slot"] = needs.slot;
+    result["all_experts"] = needs.all_experts;
+    result["experts"] = needs.experts;
+    return result;
+}
+
+// Freed memory goes back to the system at once and threads share one heap, so that resident memory follows use.
+void tidy_heap() {
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_MMAP_THRESHOLD, 256 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 256 * 1024);
+    malloc_trim(0);
+}
+
+void bind_model(nb::module_& m) {
+    nb::class_<Model>(m, "Model", "One model in memory. All values are checked; the caller serialises its calls.")
+        .def(
+            "__init__",
+            [](Model* self, const std::string& folder, const nb::dict& config, const std::vector<TrunkTuple>& trunk,
+               const std::vector<LayerTuple>& experts, const nb::dict& options) {
+                const ModelConfig parsed = parse_config(config);
+                const ModelFiles files = parse_files(folder, trunk, experts);
+                const ModelOptions chosen = parse_options(options);
+                const nb::gil_scoped_release release;
+                new (self) Model(parsed, files, chosen);
+            },
+            nb::arg("folder"), nb::arg("config"), nb::arg("trunk"), nb::arg("experts"), nb::arg("options"))
+        .def("forward", &forward, nb::arg("tokens").noconvert(), nb::arg("all_logits") = false,
+             "Append int32 tokens at the current position; float32 logits [n, vocabulary], or [1, vocabulary] of the last.")
+        .def("cancel", &Model::cancel, "End the forward pass that runs, or the next one, with Cancelled; from any thread.")
+        .def("reset", &Model::reset, nb::arg("length") = 0, "Forget positions from `length` on, and a pending cancel.")
+        .def("stats", &statistics, "Counters of the expert store since it was opened or they were cleared.")
+        .def("clear_stats", [](Model& model) { model.store().clear_statistics(); }, "Set all counters to zero.")
+        .def_prop_ro("position", &Model::position)
+        .def_prop_ro("context", &Model::context)
+        .def_prop_ro("isa", [](const Model& model) { return std::string(model.kernels().name); });
+}
+
+}  // namespace
+}  // namespace moecompress
+
+void bind_engine(nb::module_& m) {
+    using namespace moecompress;
+    nb::exception<ReadError>(m, "ReadError", PyExc_OSError);
+    nb::exception<Cancelled>(m, "Cancelled", PyExc_RuntimeError);
+    bind_model(m);
+    m.def("memory_needs", &memory_needs, nb::arg("config"), nb::arg("trunk"), nb::arg("experts"), nb::arg("context"),
+          nb::arg("chunk"), "Bytes each part of a model will take, from its tables alone; nothing is read or allocated.");
+    m.def("tidy_heap", &tidy_heap, "Let the C heap give freed memory back to the system at once.");
+}

@@ -1,0 +1,90 @@
+// The engine's core: weights, key-value cache, expert store and threads of one model, and its forward pass.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "forward/config.h"
+#include "forward/feed_forward.h"
+#include "forward/kv_cache.h"
+#include "forward/products.h"
+#include "forward/scratch.h"
+#include "forward/trunk.h"
+#include "store/expert_store.h"
+
+namespace moecompress {
+
+struct ModelFiles {
+    std::string folder;
+    std::vector<TrunkEntry> trunk;
+    std::vector<ExpertLayer> experts;  // one per sparse layer, ascending
+};
+
+struct ModelOptions {
+    int threads = 1;
+    int64_t context = 0;  // positions the key-value cache has room for
+    int64_t chunk = 128;  // tokens of a prompt worked on at once
+    std::string isa;      // name of a kernel path; empty: the best
+    StoreOptions store;
+};
+
+// Bytes each part will take; nothing is allocated.
+struct MemoryNeeds {
+    uint64_t trunk = 0;
+    uint64_t key_value = 0;
+    uint64_t scratch = 0;
+    uint64_t slot = 0;         // the largest expert record
+    uint64_t all_experts = 0;  // every record
+    int experts = 0;
+};
+
+class Model {
+public:
+    // Reads the trunk and reserves everything. Throws std::invalid_argument, ReadError or std::bad_alloc.
+    Model(const ModelConfig& config, const ModelFiles& files, const ModelOptions& options);
+
+    static MemoryNeeds needs(const ModelConfig& config, const ModelFiles& files, int64_t context, int64_t chunk);
+
+    // Appends `count` tokens at the current position. Fills logits [count][vocabulary], or [1][vocabulary] of the last
+    // token unless `all`. `interrupted` is asked between layers. When it returns true, after cancel(), and on ReadError,
+    // the position stays behind the last finished chunk and the model can be used again.
+    void forward(const int32_t* tokens, int64_t count, bool all, float* logits, const std::function<bool()>& interrupted);
+    // Ends a forward that is running, or the next one; callable from any thread.
+    void cancel() { cancelled_.store(true); }
+    // Forgets positions from `length` on, and a pending cancel().
+    void reset(int64_t length);
+
+    int64_t position() const { return position_; }
+    int64_t context() const { return cache_.context(); }
+    const ModelConfig& config() const { return config_; }
+    ExpertStore& store() { return store_; }
+    const Kernels& kernels() const { return machine_.kernels; }
+
+private:
+    void check_tokens(const int32_t* tokens, int64_t count) const;
+    void run_chunk(const int32_t* tokens, int64_t count, const std::function<bool()>& interrupted);
+    void run_layer(size_t layer, int64_t count);
+    void normalise(const float* weight, int64_t count);
+    void add_to_residual(int64_t count);
+    void last_logits(int64_t count, float* logits);
+    void all_logits(int64_t count, float* logits);
+
+    ModelConfig config_;
+    int64_t chunk_;
+    Trunk trunk_;
+    KeyValueCache cache_;
+    ScratchSizes sizes_;
+    Region scratch_memory_;
+    Scratch scratch_;
+    ThreadPool pool_;
+    Machine machine_;
+    ExpertStore store_;
+    SparseBlock sparse_;
+    int64_t position_ = 0;
+    std::atomic<bool> cancelled_{false};
+};
+
+}  // namespace moecompress
