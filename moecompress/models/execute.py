@@ -153,6 +153,19 @@ class LayerwiseModel:
         with capturing(self._experts[self._piece], routers, moe.experts, callback):
             yield
 
+    def module_of(self, name: str) -> nn.Module:
+        """The module that holds a checkpoint tensor outside the routed experts. Raises CoverageError for other names."""
+        place = self._skeleton.place(name)
+        if place is None:
+            raise CoverageError(f"The model has no place for the tensor {name!r}.")
+        return self._owner(place)
+
+    def experts_module(self, index: int) -> nn.Module:
+        """The module that holds a layer's routed experts. Raises UsageError for a dense layer."""
+        if index not in self._experts:
+            raise UsageError(f"Decoder layer {index} has no routed experts.")
+        return self._experts[index]
+
     def _modules_after_layers(self) -> dict[str, nn.Module]:
         embedding, layers = self._skeleton.model.get_input_embeddings(), self._skeleton.decoder_layers
         return {
