@@ -38,16 +38,18 @@ Codec codec_named(const std::string& name) {
     if (name == "dense_bf16") return Codec::dense_bf16;
     if (name == "dense_f32") return Codec::dense_f32;
     if (name == "affine") return Codec::affine;
-    throw std::invalid_argument("Codec '" + name + "' is unknown to the kernels; known are dense_bf16, dense_f32, affine.");
+    throw std::invalid_argument("Codec '" + name +
+                                "' is unknown to the kernels; known are dense_bf16, dense_f32, affine.");
 }
 
-PackedMatrix matrix(const std::string& codec, int bits, int group_size, int64_t rows, int64_t columns, const Bytes& data) {
+PackedMatrix matrix(const std::string& codec, int bits, int group_size, int64_t rows, int64_t columns,
+                    const Bytes& data) {
     PackedMatrix w{codec_named(codec), bits, group_size, rows, columns, data.data()};
     w.check();
     if (static_cast<int64_t>(data.size()) != w.bytes())
-        throw std::invalid_argument("A packed matrix of shape [" + std::to_string(rows) + ", " + std::to_string(columns) +
-                                    "] takes " + std::to_string(w.bytes()) + " bytes, but " + std::to_string(data.size()) +
-                                    " were given.");
+        throw std::invalid_argument("A packed matrix of shape [" + std::to_string(rows) + ", " +
+                                    std::to_string(columns) + "] takes " + std::to_string(w.bytes()) + " bytes, but " +
+                                    std::to_string(data.size()) + " were given.");
     return w;
 }
 
@@ -84,20 +86,19 @@ std::vector<std::string> isa_names() {
 
 const Kernels& path_named(const std::string& isa) { return isa.empty() ? kernels() : kernels_named(isa.c_str()); }
 
-Result<float> matmul(const std::string& codec, int bits, int group_size, int64_t rows, int64_t columns, const Bytes& packed,
-                     const Matrix& x, const std::string& isa, int threads) {
+Result<float> matmul(const std::string& codec, int bits, int group_size, int64_t rows, int64_t columns,
+                     const Bytes& packed, const Matrix& x, const std::string& isa, int threads) {
     const PackedMatrix w = matrix(codec, bits, group_size, rows, columns, packed);
     if (static_cast<int64_t>(x.shape(1)) != columns)
-        throw std::invalid_argument("Activations of " + std::to_string(x.shape(1)) + " columns do not fit a matrix of " +
-                                    std::to_string(columns) + " columns.");
+        throw std::invalid_argument("Activations of " + std::to_string(x.shape(1)) +
+                                    " columns do not fit a matrix of " + std::to_string(columns) + " columns.");
     const Kernels& path = path_named(isa);
     auto y = new_array<float>({x.shape(0), static_cast<size_t>(rows)});
     const nb::gil_scoped_release release;
     const Prepared prepared(x, path);
     ThreadPool pool(threads);
-    pool.run(w.tiles(), [&](int64_t first, int64_t last) {
-        path.multiply(w, prepared.activations, first, last, y.data(), rows);
-    });
+    pool.run(w.tiles(),
+             [&](int64_t first, int64_t last) { path.multiply(w, prepared.activations, first, last, y.data(), rows); });
     return y;
 }
 
@@ -116,7 +117,8 @@ nb::tuple quantize_activations(const Matrix& x, const std::string& isa) {
     const Prepared prepared(x, path_named(isa));
     const Activations& a = prepared.activations;
     const size_t tokens = x.shape(0), blocks = static_cast<size_t>(a.blocks());
-    auto high = new_array<int8_t>({tokens, blocks * block_columns}), low = new_array<int8_t>({tokens, blocks * block_columns});
+    auto high = new_array<int8_t>({tokens, blocks * block_columns}),
+         low = new_array<int8_t>({tokens, blocks * block_columns});
     auto scale = new_array<float>({tokens, blocks});
     auto sum = new_array<int32_t>({tokens, blocks});
     for (size_t i = 0; i < high.size(); ++i) high.data()[i] = a.high[i], low.data()[i] = a.low[i];
@@ -178,21 +180,24 @@ Result<int64_t> visits(int threads, int64_t items, int rounds, int64_t fail_at) 
 void bind_kernels(nb::module_& m) {
     using namespace moecompress;
     m.def("isa_names", &isa_names, "Names of the instruction-set paths this processor runs, slowest first.");
-    m.def("isa_name", [] { return std::string(kernels().name); },
-          "The path in use: the best one, or the one named by MOECOMPRESS_ISA. Raises ValueError for an unknown name.");
-    m.def("matmul", &matmul, nb::arg("codec"), nb::arg("bits"), nb::arg("group_size"), nb::arg("rows"), nb::arg("columns"),
-          nb::arg("packed"), nb::arg("x"), nb::arg("isa") = "", nb::arg("threads") = 1,
-          "x [tokens, columns] times a packed [rows, columns] matrix: float32 [tokens, rows]. Codec: dense_bf16, dense_f32, "
-          "affine (bits and group_size count only there).");
+    m.def(
+        "isa_name", [] { return std::string(kernels().name); },
+        "The path in use: the best one, or the one named by MOECOMPRESS_ISA. Raises ValueError for an unknown name.");
+    m.def("matmul", &matmul, nb::arg("codec"), nb::arg("bits"), nb::arg("group_size"), nb::arg("rows"),
+          nb::arg("columns"), nb::arg("packed"), nb::arg("x"), nb::arg("isa") = "", nb::arg("threads") = 1,
+          "x [tokens, columns] times a packed [rows, columns] matrix: float32 [tokens, rows]. Codec: dense_bf16, "
+          "dense_f32 or affine (bits and group_size count only there).");
     m.def("dequantize_row", &dequantized_row, nb::arg("codec"), nb::arg("bits"), nb::arg("group_size"), nb::arg("rows"),
           nb::arg("columns"), nb::arg("packed"), nb::arg("row"), "One row of a packed matrix: float32 [columns].");
-    m.def("quantize_activations", &quantize_activations, nb::arg("x"), nb::arg("isa") = "",
-          "(high, low) int8 [tokens, blocks * 32], scale float32 and sum int32 [tokens, blocks] of x [tokens, columns].");
+    m.def(
+        "quantize_activations", &quantize_activations, nb::arg("x"), nb::arg("isa") = "",
+        "(high, low) int8 [tokens, blocks * 32], scale float32 and sum int32 [tokens, blocks] of x [tokens, columns].");
     m.def("silu_multiply", &silu_multiply, nb::arg("gate"), nb::arg("up"), nb::arg("isa") = "", "silu(gate) * up.");
     m.def("exp_shifted", &exp_shifted, nb::arg("x"), nb::arg("shift") = 0.0f, nb::arg("isa") = "", "exp(x - shift).");
     m.def("dot", &dot, nb::arg("a"), nb::arg("b"), nb::arg("isa") = "", "Inner product in the fixed order of 16 sums.");
     m.def("add_scaled", &add_scaled, nb::arg("y"), nb::arg("x"), nb::arg("factor"), nb::arg("isa") = "",
           "y + factor * x, each element rounded once.");
-    m.def("thread_pool_visits", &visits, nb::arg("threads"), nb::arg("items"), nb::arg("rounds") = 1, nb::arg("fail_at") = -1,
+    m.def("thread_pool_visits", &visits, nb::arg("threads"), nb::arg("items"), nb::arg("rounds") = 1,
+          nb::arg("fail_at") = -1,
           "How often a thread pool visits each item in `rounds` jobs; raises ValueError from item `fail_at`.");
 }

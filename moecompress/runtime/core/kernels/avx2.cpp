@@ -228,8 +228,8 @@ using Path = SimdPath<Floats8, Codes8>;
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2",           quantize,          Path::multiply, Path::silu_multiply,
-                              Path::exp_shifted, Path::dot, Path::add_scaled};
+const Kernels avx2_kernels = {"avx2",    quantize,        Path::multiply, Path::silu_multiply, Path::exp_shifted,
+                              Path::dot, Path::add_scaled};
 
 }  // namespace moecompress
 #endif

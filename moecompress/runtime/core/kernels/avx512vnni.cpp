@@ -166,7 +166,7 @@ using Path = SimdPath<Floats16, Codes16>;
 
 }  // namespace
 
-const Kernels avx512vnni_kernels = {"avx512vnni",         quantize,          Path::multiply, Path::silu_multiply,
+const Kernels avx512vnni_kernels = {"avx512vnni",      quantize,  Path::multiply,  Path::silu_multiply,
                                     Path::exp_shifted, Path::dot, Path::add_scaled};
 
 }  // namespace moecompress

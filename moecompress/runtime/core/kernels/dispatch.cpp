@@ -89,8 +89,8 @@ const Kernels& kernels_named(const char* name) {
         if (std::strcmp((*path)->name, name) == 0) return **path;
         known += known.empty() ? (*path)->name : std::string(", ") + (*path)->name;
     }
-    throw std::invalid_argument("Instruction set '" + std::string(name) + "' is unknown or not supported by this processor; " +
-                                "it runs " + known + ".");
+    throw std::invalid_argument("Instruction set '" + std::string(name) +
+                                "' is unknown or not supported by this processor; it runs " + known + ".");
 }
 
 const Kernels& kernels() {

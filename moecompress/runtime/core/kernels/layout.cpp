@@ -26,7 +26,8 @@ void PackedMatrix::check() const {
         throw std::invalid_argument("Codec number " + std::to_string(static_cast<int>(codec)) +
                                     " is unknown to the kernels; known are 0 (dense bf16), 1 (dense f32), 2 (affine).");
     if (bits < 1 || bits > 8)
-        throw std::invalid_argument("Affine codes of " + std::to_string(bits) + " bits are unknown; allowed are 1 to 8.");
+        throw std::invalid_argument("Affine codes of " + std::to_string(bits) +
+                                    " bits are unknown; allowed are 1 to 8.");
     if (group_size != 32 && group_size != 64 && group_size != 128)
         throw std::invalid_argument("Affine group size " + std::to_string(group_size) +
                                     " is unknown; allowed are 32, 64 and 128.");

@@ -19,7 +19,7 @@ struct Single {
     static Single fused(Single a, Single b, Single c) { return {std::fma(a.value, b.value, c.value)}; }
     static Single larger(Single a, Single b) { return a.value > b.value ? a : b; }
     static Single smaller(Single a, Single b) { return a.value < b.value ? a : b; }
-    // In two steps, so that 2^n itself need be neither finite nor normal. The cast of a NaN's bits is harmless: p is NaN.
+    // In two steps, so that 2^n itself need be neither finite nor normal. For a NaN n is arbitrary and p is NaN.
     static Single times_power(Single p, Single shifted) {
         const int32_t n = static_cast<int32_t>(to_bits(shifted.value) - to_bits(round_shift));
         const int32_t half = n >> 1;

@@ -1,9 +1,9 @@
 // What the vector paths share: loops over tiles, blocks and tokens, written for any register of float lanes.
 //
 // An instruction-set file defines two things and instantiates `SimdPath` with them:
-//   V            one register of `V::rows` (8 or 16) float lanes, with the static functions used here and in exponential.h;
-//   Codes<bits>  the codes of one block for V::rows rows: constructor from the block, dot(high, low) -> V, the exact
-//                integer inner product with one token's activations, converted to float.
+// * V: one register of `V::rows` (8 or 16) float lanes, with the static functions used here and in exponential.h;
+// * Codes<bits>: the codes of one block for V::rows rows: a constructor from the block, and dot(high, low) -> V, the
+//   exact integer inner product with one token's activations, converted to float.
 #pragma once
 
 #include "kernels/exponential.h"
@@ -161,8 +161,7 @@ struct SimdPath {
 
     static void exp_shifted(float* x, float shift, int64_t count) {
         int64_t i = 0;
-        for (; i + V::rows <= count; i += V::rows)
-            exp_lanes(V::minus(V::load(x + i), V::all(shift))).store(x + i);
+        for (; i + V::rows <= count; i += V::rows) exp_lanes(V::minus(V::load(x + i), V::all(shift))).store(x + i);
         const int64_t left = count - i;
         if (left > 0) exp_lanes(V::minus(V::load_part(x + i, left), V::all(shift))).store_part(x + i, left);
     }

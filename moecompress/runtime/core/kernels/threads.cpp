@@ -75,11 +75,14 @@ struct ThreadPool::State {
         if (first < last) call(body, first, last);
     }
 
+    // Waits until a thread that is about to sleep does, so that the notification that follows reaches it.
+    void pass_lock() { const std::lock_guard<std::mutex> lock(mutex); }
+
     void start_job() {
         unfinished.store(static_cast<int>(workers.size()));
         generation.fetch_add(1);
         if (sleepers.load() == 0) return;
-        { const std::lock_guard<std::mutex> lock(mutex); }
+        pass_lock();
         started.notify_all();
     }
 
@@ -103,7 +106,7 @@ struct ThreadPool::State {
 
     void finish_range() {
         if (unfinished.fetch_sub(1) != 1 || !caller_sleeps.load()) return;
-        { const std::lock_guard<std::mutex> lock(mutex); }
+        pass_lock();
         finished.notify_one();
     }
 
@@ -144,8 +147,8 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads) : threads_(threads), state_(std::make_unique<State>()) {
     if (threads < 1 || threads > most_threads)
-        throw std::invalid_argument("A pool of " + std::to_string(threads) + " threads cannot be made; allowed are 1 to " +
-                                    std::to_string(most_threads) + ".");
+        throw std::invalid_argument("A pool of " + std::to_string(threads) +
+                                    " threads cannot be made; allowed are 1 to " + std::to_string(most_threads) + ".");
     state_->workers.resize(static_cast<size_t>(threads) - 1);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);

@@ -7,9 +7,9 @@
 
 namespace moecompress {
 
-// `threads` counts the caller, which takes the first range; with one thread `run` is a plain call. Waiting spins for a few
-// tens of microseconds and then sleeps, so a busy machine costs a wake-up, never a core. One caller at a time; a body must
-// not call `run` of its own pool. Threads do not survive fork().
+// `threads` counts the caller, which takes the first range; with one thread `run` is a plain call. Waiting spins for a
+// few tens of microseconds and then sleeps, so a busy machine costs a wake-up, never a core. One caller at a time; a
+// body must not call `run` of its own pool. Threads do not survive fork().
 class ThreadPool {
 public:
     explicit ThreadPool(int threads);  // throws std::invalid_argument or std::system_error
@@ -19,8 +19,8 @@ public:
 
     int threads() const { return threads_; }
 
-    // Calls body(first, last) on ranges that cover [0, items) once; range i of n is [items * i / n, items * (i + 1) / n).
-    // Returns when all are done and rethrows the first exception in range order.
+    // Calls body(first, last) on ranges that cover [0, items) once: range i of n begins at items * i / n. Returns when
+    // all are done and rethrows the first exception in range order.
     template <class Body>
     void run(int64_t items, Body&& body) {
         if (threads_ == 1 || items <= 1) {
@@ -28,9 +28,8 @@ public:
             return;
         }
         using Plain = std::remove_reference_t<Body>;
-        run_split(items, const_cast<void*>(static_cast<const void*>(&body)), [](void* erased, int64_t first, int64_t last) {
-            (*static_cast<Plain*>(erased))(first, last);
-        });
+        run_split(items, const_cast<void*>(static_cast<const void*>(&body)),
+                  [](void* erased, int64_t first, int64_t last) { (*static_cast<Plain*>(erased))(first, last); });
     }
 
 private:
