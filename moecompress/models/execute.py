@@ -154,7 +154,7 @@ class LayerwiseModel:
             yield
 
     def module_of(self, name: str) -> nn.Module:
-        """The module that holds a checkpoint tensor outside the routed experts. Raises CoverageError for other names."""
+        """The module that holds a checkpoint tensor outside the experts. Raises CoverageError for other names."""
         place = self._skeleton.place(name)
         if place is None:
             raise CoverageError(f"The model has no place for the tensor {name!r}.")
