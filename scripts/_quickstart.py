@@ -148,7 +148,7 @@ def speed(figures: Mapping[str, Any]) -> dict[str, Any]:
 def report(out: Path, rows: list[Row], artifact: Path, generated: Mapping[str, Any]) -> None:
     """`report.html` from the artifact's manifest and this run's rows."""
     manifest = read_manifest(artifact)
-    bits = [[sum(expert_bits(manifest, e).values()) / 3 for e in layer.experts] for layer in manifest.experts]
+    bits = [[sum(expert_bits(e).values()) / 3 for e in layer.experts] for layer in manifest.experts]
     provenance = manifest.provenance.model_dump(mode="json")
     notes = [note for unit in provenance.pop("passes") for note in unit["notes"]]
     sample = (PROMPT, str(generated["text"]))
@@ -162,7 +162,9 @@ def show(result: Mapping[str, Any], out: Path) -> None:
     budget = format_size(result["generate"]["budget_bytes"])
     stdout.print(f"\ngenerated inside {budget}, without torch:\n")
     stdout.print(PROMPT + text, markup=False)
-    stdout.print(f"\nartifact: {out / 'artifact'}   report: {out / 'report.html'}   {result['seconds']} s", markup=False)
+    stdout.print(
+        f"\nartifact: {out / 'artifact'}   report: {out / 'report.html'}   {result['seconds']} s", markup=False
+    )
 
 
 if __name__ == "__main__":

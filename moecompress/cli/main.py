@@ -62,7 +62,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in {"torch", "transformers", "datasets", "scipy", "matplotlib"}:
+        if error.name is None or error.name.split(".")[0] not in {
+            "torch",
+            "transformers",
+            "datasets",
+            "scipy",
+            "matplotlib",
+        }:
             raise
         stderr.print(f"error: this command needs {error.name}; install it with: pip install 'moecompress[compress]'")
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The work behind `run`: compress by a recipe, measure what the recipe asks for, store it with the artifact, check gates."""
+"""The work behind `run`: compress by a recipe, measure what it asks for, store that with the artifact, check gates."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compress_and_measure(
     cache: Path | None,
     progress: Progress,
 ) -> Outcome:
-    """Run a recipe to the end. Raises GateError after writing when a gate is missed; the artifact is kept and marked."""
+    """Run a recipe to the end. Raises GateError when a gate is missed; the artifact is kept and marked."""
     from moecompress.artifact.builder import artifact_bytes
     from moecompress.models.locate import locate_model
     from moecompress.pipeline.run import run_recipe
@@ -78,7 +78,9 @@ def _refuse_seen_text(recipe: Any) -> None:
     calibration = {str(Path(source.path).resolve()) for source in recipe.calibration.text_sources()}
     for text in recipe.evaluate.text:
         if str(Path(text).resolve()) in calibration:
-            raise UsageError(f"{text} is calibration text of this recipe; figures on it would flatter. Evaluate on other text.")
+            raise UsageError(
+                f"{text} is calibration text of this recipe; figures on it would flatter. Evaluate on other text."
+            )
 
 
 def _measure(recipe: Any, source: Path, artifact: Path, cache: Path, progress: Progress) -> dict[str, Any]:

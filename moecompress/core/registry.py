@@ -18,7 +18,7 @@ from moecompress.core.errors import MoecompressError
 
 
 def _raise(name: str) -> None:
-    raise  # noqa: PLE0704 - walk_packages calls this inside its except block and would swallow the error otherwise
+    raise
 
 
 def _modules(package: str) -> list[str]:
@@ -41,7 +41,9 @@ def members(package: str, attribute: str, group: str | None = None) -> dict[str,
             found[name[len(package) + 1 :]] = getattr(module, attribute)
     for entry in entry_points(group=group) if group else ():
         if entry.name in found:
-            raise MoecompressError(f"Entry point {entry.name!r} of {group!r} hides the built-in of that name; rename it.")
+            raise MoecompressError(
+                f"Entry point {entry.name!r} of {group!r} hides the built-in of that name; rename it."
+            )
         found[entry.name] = entry.load()
     return found
 

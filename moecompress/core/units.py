@@ -34,6 +34,12 @@ def format_size(count: int | float) -> str:
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"
+            return (
+                f"{value:.0f} {unit}"
+                if unit == "B"
+                else f"{value:.3g} {unit}"
+                if value < 999.5
+                else f"{value:.0f} {unit}"
+            )
         value /= 1024
     return f"{value:.3g} TiB"

@@ -14,7 +14,10 @@ from moecompress.evaluate.targets import EngineName, Target, open_target
 
 
 def evaluate(
-    target: Target, windows: Sequence[Window], reference: ReferenceLogits | None = None, progress: Progress | None = None
+    target: Target,
+    windows: Sequence[Window],
+    reference: ReferenceLogits | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Figures of `target` on `windows`, with the KL fields when the original's log-probabilities are given."""
     progress = progress or Silent()
@@ -57,7 +60,7 @@ def compare(
     progress: Progress | None = None,
     engine: EngineName = "auto",
 ) -> dict[str, Any]:
-    """`{"original": {...}, "artifact": {...}, "windows": n, "window": tokens}`: deterministic figures only, no times."""
+    """`{"original": {...}, "artifact": {...}, "windows": n, "window": tokens}`: deterministic figures, no times."""
     reference = reference_of(original, windows, cache, progress)
     target = open_target(artifact, engine, max(len(window) for window in windows))
     return {

@@ -1,4 +1,4 @@
-"""Evaluation suites: which text, how long the windows are, how many. A suite is a YAML file; `quick` and `full` ship."""
+"""Evaluation suites: which text, how long the windows are, how many. Each is a YAML file; `quick` and `full` ship."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class CheckpointTarget:
 
         self._source = TensorSource.open(folder)
         self._layout = discover(self._source)
-        self._model = LayerwiseModel(self._source, self._layout)
+        self._model = LayerwiseModel(self._source.config, self._layout)
         self.vocabulary = int(self._source.config["vocab_size"])
 
     def content_hash(self) -> str:
@@ -67,15 +67,20 @@ class CheckpointTarget:
     def _group_logits(self, ids: Window) -> Iterator[Floats]:
         import torch
 
-        with torch.inference_mode():
-            hidden = self._model.embed(torch.from_numpy(ids.astype(np.int64)))
-            for index in range(self._layout.layers):
-                self._model.load(index)
-                for row in range(len(hidden)):
-                    hidden[row : row + 1] = self._model.run_layer(hidden[row : row + 1])
-                self._model.unload()
-            for row in hidden:
-                yield self._model.head(row[None])[0].float().numpy()
+        from moecompress.models.experts import read_expert
+
+        source, model, layout = self._source, self._model, self._layout
+        model.load_embedding(source.read)
+        hidden = model.embed(torch.from_numpy(ids.astype(np.int64)))
+        for index in range(layout.layers):
+            moe = layout.moe.get(index)
+            model.load_layer(index, source.read, lambda e, moe=moe: read_expert(source, moe, e) if moe else {})
+            for row in range(len(hidden)):
+                hidden[row : row + 1] = model.run_layer(hidden[row : row + 1])
+        model.load_head(source.read)
+        for row in hidden:
+            yield model.head(row[None])[0].float().numpy()
+        model.unload()
 
 
 class NativeTarget:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from moecompress.core.errors import SourceError
+from moecompress.models.source import TensorSource
 
-REQUIRED = ("tokenizer.json",)
-OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+REQUIRED = "tokenizer.json"
+CARRIED = (
+    REQUIRED,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
-def source_assets(folder: Path) -> dict[str, Path]:
+def source_assets(source: TensorSource) -> dict[str, Path]:
     """File name → path of what is copied. Raises SourceError when the fast tokenizer is missing."""
-    missing = [name for name in REQUIRED if not (folder / name).is_file()]
-    if missing:
+    if REQUIRED not in source.assets:
         raise SourceError(
-            f"{folder} has no {missing[0]}. The runtime reads fast tokenizers only; convert with "
+            f"{source.folder} has no {REQUIRED}. The runtime reads fast tokenizers only; convert with "
             "`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`."
         )
-    return {name: folder / name for name in (*REQUIRED, *OPTIONAL) if (folder / name).is_file()}
+    return {name: path for name, path in source.assets.items() if name in CARRIED}

@@ -15,7 +15,9 @@ def check_sources(all_names: Iterable[str], claimed: Iterable[str]) -> None:
     counts = Counter(claimed)
     for name in sorted(all_names):
         if counts[name] == 0:
-            raise CoverageError(f"The source tensor {name!r} was read by no pass and would be lost. This is a bug of discovery.")
+            raise CoverageError(
+                f"The source tensor {name!r} was read by no pass and would be lost. This is a bug of discovery."
+            )
         if counts[name] > 1:
             raise CoverageError(f"The source tensor {name!r} was claimed {counts[name]} times; each is written once.")
     unknown = sorted(set(counts) - set(all_names))

@@ -24,6 +24,7 @@ from moecompress.passes.base import Role, expert_parameter
 from moecompress.pipeline.assets import source_assets
 from moecompress.pipeline.encode import dense_dtype
 from moecompress.pipeline.statistics import needed
+from moecompress.pipeline.units import expert_dtype
 from moecompress.recipe.load import LoadedRecipe
 
 _BASE_BYTES = 420 << 20
@@ -40,7 +41,7 @@ class PassEffect:
 
 @dataclass(frozen=True)
 class Plan:
-    """The forecast of a run. `*_bytes` of weights and assets are exact; `peak_memory_bytes` and `seconds` are estimates."""
+    """The forecast of a run. Bytes of weights and assets are exact; `peak_memory_bytes` and `seconds` are estimates."""
 
     model_type: str
     parameters: int
@@ -81,7 +82,7 @@ def planned_fates(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayou
         kept = DenseSpec(dtype=dense_dtype(tensor.dtype))
         units[tensor.layer].append(_fate(recipe, plans, tensor.name, tuple(tensor.shape), tensor.role, kept))
     for index, moe in layout.moe.items():
-        kept = DenseSpec(dtype=dense_dtype(source.expert_dtype(moe)))
+        kept = DenseSpec(dtype=dense_dtype(expert_dtype(source, layout, index)))
         for expert in range(moe.experts):
             for projection in PROJECTIONS:
                 name = expert_parameter(index, expert, projection)
@@ -111,9 +112,9 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -
     return Plan(
         model_type=layout.model_type,
         parameters=parameters,
-        source_bytes=source.total_bytes,
+        source_bytes=sum(source.nbytes(name) for name in source.names),
         weight_bytes=weight_bytes,
-        asset_bytes=sum(path.stat().st_size for path in source_assets(source.folder).values()),
+        asset_bytes=sum(path.stat().st_size for path in source_assets(source).values()),
         bits_per_weight=8 * weight_bytes / parameters,
         effects=tuple(_effect(step.name, fates) for step in recipe.steps),
         kept=_kept(fates),
@@ -134,7 +135,7 @@ def check_budget(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout
     if planned > limit:
         raise BudgetError(
             f"{recipe.path}: budget.size is {format_size(limit)} ({limit} bytes), but these passes give "
-            f"{format_size(planned)} ({planned} bytes). Use fewer bits or larger groups, or raise budget.size to {planned}."
+            f"{format_size(planned)} ({planned} bytes). Use fewer bits or larger groups, or raise it to {planned}."
         )
 
 
@@ -153,7 +154,9 @@ def _weight_bytes(units: Mapping[int | None, list[Fate]]) -> int:
         trunk.update({fate.name: (fate.spec, fate.shape) for fate in fates if fate.role is not None})
         if routed and index is not None:
             groups = [routed[i : i + len(PROJECTIONS)] for i in range(0, len(routed), len(PROJECTIONS))]
-            experts[index] = [{fate.name.rsplit(".", 1)[1]: (fate.spec, fate.shape) for fate in group} for group in groups]
+            experts[index] = [
+                {fate.name.rsplit(".", 1)[1]: (fate.spec, fate.shape) for fate in group} for group in groups
+            ]
     return planned_weight_bytes(trunk, experts)
 
 
@@ -176,10 +179,12 @@ def _kept(fates: list[Fate]) -> dict[str, int]:
 
 
 def _statistics_bytes(layout: ModelLayout, tokens: int) -> int:
-    """Router inputs in bf16, routing, and one Gram matrix per distinct trunk input, for every layer; plus hidden states."""
+    """Router inputs in bf16, routing, one Gram matrix per distinct trunk input of every layer, and hidden states."""
     hidden = max(moe.hidden for moe in layout.moe.values())
     per_layer = sum(tokens * (2 * moe.hidden + 8 * moe.top_k) for moe in layout.moe.values())
-    grams = sum(4 * tensor.shape[-1] ** 2 for tensor in layout.trunk if tensor.layer is not None and len(tensor.shape) == 2)
+    grams = sum(
+        4 * tensor.shape[-1] ** 2 for tensor in layout.trunk if tensor.layer is not None and len(tensor.shape) == 2
+    )
     return per_layer + (grams if tokens else 0) + 2 * 4 * tokens * hidden
 
 

@@ -32,7 +32,7 @@ from moecompress.pipeline.ledger import check_sources, fates
 from moecompress.pipeline.plan import check_budget
 from moecompress.pipeline.state import RunState, UnitEntry, unit_name
 from moecompress.pipeline.statistics import Statistics, gather
-from moecompress.pipeline.units import parameters, read_unit, unit_indices
+from moecompress.pipeline.units import dtype_name, parameters, read_unit, unit_indices
 from moecompress.recipe.load import LoadedRecipe
 
 _NOT_IN_BYTES = ("description", "model", "evaluate", "gates", "budget")
@@ -162,7 +162,7 @@ def _seal(
         "seed": recipe.recipe.seed,
         "versions": identity["versions"],
         "calibration_hash": statistics.tokens_hash,
-        "passes": [{"unit": entry.unit, "fates": dict(entry.fates)} for entry in entries],
+        "passes": [{"unit": e.unit, "fates": dict(e.fates), "notes": list(e.notes)} for e in entries],
     }
-    architecture = {"model_type": layout.model_type, "config": source.config, "dtype": source.dtype_name}
-    return builder.seal(out, architecture=architecture, provenance=provenance, assets=source_assets(source.folder))
+    architecture = {"model_type": layout.model_type, "config": source.config, "dtype": dtype_name(source, layout)}
+    return builder.seal(out, architecture=architecture, provenance=provenance, assets=source_assets(source))

@@ -1,7 +1,7 @@
 """The journal of a run: which units are finished, so that the same command goes on after a kill.
 
-A unit is one decoder layer, or the tensors outside all layers. Its entry is a JSON file written after the unit's pieces,
-to a temporary name and renamed; a unit without an entry is done again. The folder's name is the fingerprint of
+A unit is one decoder layer, or the tensors outside all layers. Its entry is a JSON file written after the unit's
+pieces, to a temporary name and renamed; a unit without an entry is done again. The folder's name is the fingerprint of
 everything the bytes depend on, so work of another recipe, model or version is never picked up.
 """
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moecompress.core.types import MoeLayer
+import torch
+
 from moecompress.models.discover import ModelLayout
 from moecompress.models.experts import read_expert
 from moecompress.models.source import TensorSource
@@ -14,21 +15,15 @@ def unit_indices(layout: ModelLayout) -> list[int | None]:
     return [None, *range(layout.layers)]
 
 
-def expert_sources(moe: MoeLayer) -> list[str]:
-    """Checkpoint names of all expert tensors of a layer."""
-    templates = [*moe.layout.names.values(), *moe.layout.biases.values()]
-    if moe.layout.stacked:
-        return templates
-    return [template.format(e=expert) for template in templates for expert in range(moe.experts)]
-
-
 def read_unit(source: TensorSource, layout: ModelLayout, index: int | None) -> tuple[LayerWeights, list[str]]:
     """The weights of a unit as they are in the source, and the checkpoint names that were read for them."""
-    tensors = [tensor for tensor in layout.trunk if tensor.layer == index]
+    tensors = layout.layer_trunk(index)
     trunk = {tensor.name: TrunkWeight(tensor.role, source.read(tensor.name)) for tensor in tensors}
     moe = layout.moe.get(index) if index is not None else None
     experts = tuple(read_expert(source, moe, e) for e in range(moe.experts)) if moe else ()
-    names = [tensor.name for tensor in tensors] + (expert_sources(moe) if moe else [])
+    names = [tensor.name for tensor in tensors]
+    if index is not None:
+        names += layout.expert_names(index)
     return LayerWeights(index, moe, experts, trunk), names
 
 
@@ -38,3 +33,14 @@ def parameters(layer: LayerWeights) -> list[str]:
     if layer.index is not None:
         names += [expert_parameter(layer.index, e, p) for e, expert in enumerate(layer.experts) for p in expert]
     return names
+
+
+def expert_dtype(source: TensorSource, layout: ModelLayout, index: int) -> torch.dtype:
+    """The number type of a layer's experts in the checkpoint."""
+    return source.dtype(layout.expert_names(index)[0])
+
+
+def dtype_name(source: TensorSource, layout: ModelLayout) -> str:
+    """The number type of the experts, or of the first tensor of a model without any, such as `bfloat16`."""
+    names = layout.expert_names(next(iter(layout.moe), 0)) or source.names
+    return str(source.dtype(names[0])).removeprefix("torch.")

@@ -38,11 +38,29 @@ def markdown() -> str:
     """The reference page's tables: one for each section of a recipe and one for each pass."""
     lines: list[str] = []
     for name, model in _SECTIONS:
-        lines += [f"## `{name}`", "", (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "), "", *_table(model), ""]
+        lines += [
+            f"## `{name}`",
+            "",
+            (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "),
+            "",
+            *_table(model),
+            "",
+        ]
     lines += ["## Passes", ""]
     for name, definition in known_passes().items():
-        needs = "statistics of the original model" if definition.needs(definition.options()) else "no calibration by default"
-        lines += [f"### `{name}`", "", f"Stage: {definition.stage}. Needs: {needs}.", "", *_table(definition.options), ""]
+        needs = (
+            "statistics of the original model"
+            if definition.needs(definition.options())
+            else "no calibration by default"
+        )
+        lines += [
+            f"### `{name}`",
+            "",
+            f"Stage: {definition.stage}. Needs: {needs}.",
+            "",
+            *_table(definition.options),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -54,7 +72,11 @@ def _table(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _type(field: FieldInfo) -> str:
-    text = str(getattr(field.annotation, "__name__", field.annotation)) if isinstance(field.annotation, type) else str(field.annotation)
+    text = (
+        str(getattr(field.annotation, "__name__", field.annotation))
+        if isinstance(field.annotation, type)
+        else str(field.annotation)
+    )
     for noise in ("typing.", "collections.abc.", "moecompress.", "<class '", "'>"):
         text = text.replace(noise, "")
     return f"`{text}`".replace("|", "or")

@@ -1,4 +1,4 @@
-"""From a recipe file to a checked recipe: `extends`, `--set`, schema, pass options, order. Errors name file and line."""
+"""From a recipe file to a checked recipe: `extends`, `--set`, schema, pass options, order. Errors name the line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from moecompress.recipe.located import KeyPath, Lines, read_yaml
 from moecompress.recipe.order import check_order
 from moecompress.recipe.overrides import apply_override
 from moecompress.recipe.schema import PassStep, Recipe, known_passes
-
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -50,7 +49,9 @@ def _with_bases(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Li
         raise RecipeError(f"{path}: extends itself through {', '.join(str(p) for p in chain)}.")
     values, lines = read_yaml(path)
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}:1: a recipe is a mapping with `version` and `passes`; this is {type(values).__name__}.")
+        raise RecipeError(
+            f"{path}:1: a recipe is a mapping with `version` and `passes`; this is {type(values).__name__}."
+        )
     bases = values.pop("extends", [])
     merged: dict[str, Any] = {}
     places = Lines()
@@ -113,7 +114,9 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, path: KeyPath, lines
 
 def _is_type_tag(part: Any) -> bool:
     """Whether a part of a pydantic location names a branch of a union and not a key of the recipe."""
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in {"int", "str", "float", "constrained-str"})
+    return isinstance(part, str) and (
+        part[:1].isupper() or "[" in part or part in {"int", "str", "float", "constrained-str"}
+    )
 
 
 def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -1,6 +1,6 @@
 """YAML that remembers where each value was written, and refuses duplicate keys.
 
-`read_yaml` gives plain values plus `Lines`, a map from a path such as `("passes", 0, "quantize.experts", "bits")` to the
+`read_yaml` gives plain values plus `Lines`, a map from a path such as `("passes", 0, "quantize.experts")` to the
 file and line, so that any later error can point at its source.
 """
 
@@ -70,7 +70,9 @@ def _value(node: yaml.Node, path: KeyPath, lines: Lines, file: str, loader: yaml
     try:
         return loader.construct_object(node)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{lines.at(path)}: {node.value!r} is not a plain value ({node.tag} is not allowed).") from error
+        raise RecipeError(
+            f"{lines.at(path)}: {node.value!r} is not a plain value ({node.tag} is not allowed)."
+        ) from error
 
 
 def _mapping(

@@ -13,7 +13,7 @@ from moecompress.recipe.located import KeyPath, Lines, parse_yaml
 
 
 def apply_override(values: dict[str, Any], lines: Lines, text: str) -> None:
-    """Set one value in place. Raises RecipeError for a missing `=`, a bad list position, or a path through a plain value."""
+    """Set one value in place. Raises RecipeError for a missing `=`, a bad position, or a path through a plain value."""
     path_text, equals, value_text = text.partition("=")
     if not equals or not path_text:
         raise RecipeError(f"--set takes key=value, such as passes.0.quantize.experts.bits=3; this is {text!r}.")
@@ -36,7 +36,9 @@ def _step(node: Any, segments: list[str], text: str) -> tuple[Any, list[str]]:
     if isinstance(node, list):
         position = segments[0]
         if not position.isdigit() or int(position) >= len(node):
-            raise RecipeError(f"--set {text}: {position!r} is not a position of a list of {len(node)}; they start at 0.")
+            raise RecipeError(
+                f"--set {text}: {position!r} is not a position of a list of {len(node)}; they start at 0."
+            )
         return int(position), segments[1:]
     if not isinstance(node, dict):
         raise RecipeError(f"--set {text}: {'.'.join(segments)!r} lies below {node!r}, which has no keys.")

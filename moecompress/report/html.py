@@ -29,7 +29,9 @@ def sections(rows: Sequence[Row], bits: Sequence[Sequence[float]], notes: Sequen
     found = []
     points = [(row.name, row.bytes, row.perplexity) for row in rows if row.perplexity is not None]
     if len(points) > 1:
-        found.append(Section("Size and perplexity", "Lower and further left is better.", size_against(points, "perplexity")))
+        found.append(
+            Section("Size and perplexity", "Lower and further left is better.", size_against(points, "perplexity"))
+        )
     if bits:
         text = "Effective bits per weight of each expert, scales and minima included."
         found.append(Section("Bits per expert", text, heat_map(bits, "bits per weight", "expert")))

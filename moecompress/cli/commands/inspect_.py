@@ -34,7 +34,7 @@ def COMMAND(
 
 
 def _artifact(folder: Path) -> dict[str, Any]:
-    from moecompress.artifact.builder import artifact_bytes
+    from moecompress.artifact.files import artifact_bytes
     from moecompress.artifact.reader import read_manifest
     from moecompress.artifact.sizes import expert_bits
 
@@ -49,7 +49,7 @@ def _artifact(folder: Path) -> dict[str, Any]:
         "artifact_hash": manifest.artifact_hash,
         "source_hash": manifest.provenance.source_hash,
         "layers": [
-            {"layer": layer.layer, "experts": [expert_bits(manifest, expert) for expert in layer.experts]}
+            {"layer": layer.layer, "experts": [expert_bits(expert) for expert in layer.experts]}
             for layer in manifest.experts
         ],
         "evaluation": manifest.evaluation,
@@ -67,7 +67,7 @@ def _checkpoint(folder: Path) -> dict[str, Any]:
     return {
         "kind": "checkpoint",
         "model_type": layout.model_type,
-        "bytes": source.total_bytes,
+        "bytes": sum(source.nbytes(name) for name in source.names),
         "decoder_layers": layout.layers,
         "moe_layers": len(layout.moe),
         "experts": first.experts,

@@ -14,7 +14,9 @@ from moecompress.core.units import format_size
 def COMMAND(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     model: Annotated[str | None, typer.Option(help="Folder of the checkpoint, `builtin`, or a hub id.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder for the artifact; default runs/<recipe>/artifact.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for the artifact; default runs/<recipe>/artifact.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one value: a.b=c; may be repeated.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where statistics and reference logits are kept.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
