@@ -1,0 +1,48 @@
+"""Column-by-column quantization with error propagation (GPTQ, Frantar et al. 2023, arXiv 2210.17323).
+
+Every column is rounded, and its error is carried into the columns after it: at once inside a group, by one matrix
+product at the start of the next group. A group's grid is fitted when its turn comes, to the weights it then has to hold,
+each column weighted by its `strength` (see `_factor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from moecompress.passes.quantize.methods._factor import Factor
+from moecompress.passes.quantize.methods._grid import Grid, Solution, groups
+
+FitGrid = Callable[[torch.Tensor, torch.Tensor, int], Grid]
+
+
+def propagate(weight: torch.Tensor, factor: Factor, levels: int, group_size: int, fit: FitGrid) -> Solution:
+    """Codes and grids of `weight` `[in, rows]`; `fit(values, strength, levels)` gives the grid of a group."""
+    codes, errors = torch.empty_like(weight), torch.empty_like(weight)
+    grids = []
+    for _, start, stop in groups(len(weight), group_size):
+        target = torch.addmm(weight[start:stop], factor.ratios[:start, start:stop].t(), errors[:start])
+        grid = fit(target, factor.strength[start:stop], levels)
+        block = slice(start, stop)
+        _round_columns(weight[block], target, factor.ratios[block, block], grid, levels, codes[block], errors[block])
+        grids.append(grid)
+    return Solution(codes, grids, group_size)
+
+
+def _round_columns(
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    ratios: torch.Tensor,
+    grid: Grid,
+    levels: int,
+    codes: torch.Tensor,
+    errors: torch.Tensor,
+) -> None:
+    """One group: fills `codes` and `errors` = weight − value, column after column. `target` is used up."""
+    scale, minimum, inverse = grid.scale, grid.minimum, grid.inverse
+    for column in range(len(weight)):
+        code = target[column].sub(minimum).mul_(inverse).round_().clamp_(0, levels)
+        codes[column] = code
+        error = torch.sub(weight[column], code.mul_(scale).add_(minimum), out=errors[column])
+        target[column + 1 :].addr_(ratios[column, column + 1 :], error)
