@@ -14,25 +14,25 @@ from moecompress.calibration.corpus import Corpus
 
 @dataclass(frozen=True)
 class Piece:
-    """Characters `start` to `end` of one row of one corpus, before the cuts are moved to line ends."""
+    """`size` characters from `start` of one row of one corpus, before both cuts are moved to line ends."""
 
     corpus: Corpus
     row: int
     start: int
-    end: int
+    size: int
 
     @property
     def ends_row(self) -> bool:
         """Whether the row ends with this piece."""
-        return self.end >= self.corpus.lengths[self.row]
+        return self.start + self.size >= self.corpus.lengths[self.row]
 
     def text(self) -> str:
         """The piece's text; neighbours share nothing and lose nothing."""
         whole = self.corpus.text(self.row)
         if self.start == 0 and self.ends_row:
             return whole
-        reach = (self.end - self.start) // 4
-        return whole[line_end(whole, self.start, reach) : line_end(whole, self.end, reach)]
+        reach = self.size // 4
+        return whole[line_end(whole, self.start, reach) : line_end(whole, self.start + self.size, reach)]
 
 
 def line_end(text: str, offset: int, reach: int) -> int:
@@ -50,7 +50,7 @@ def pieces_of(corpus: Corpus, size: int, rows: Sequence[int] | None = None) -> I
     """The given rows of a corpus (all by default), cut every `size` characters; empty rows give none."""
     for row in range(len(corpus.lengths)) if rows is None else rows:
         for start in range(0, corpus.lengths[row], size):
-            yield Piece(corpus, row, start, min(start + size, corpus.lengths[row]))
+            yield Piece(corpus, row, start, size)
 
 
 def seeded_order(count: int, seed: str) -> list[int]:

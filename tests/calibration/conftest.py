@@ -1,0 +1,45 @@
+import hashlib
+
+import pytest
+
+from moecompress.calibration.options import CalibrationOptions
+from moecompress.calibration.texts import calibration_tokens
+from moecompress.models.discover import discover
+from moecompress.models.source import TensorSource
+from moecompress.testing.tiny import tiny_model_folder
+
+
+class Model:
+    """A tiny checkpoint, opened, with calibration tokens for it."""
+
+    def __init__(self, folder, **options):
+        self.folder = folder
+        self.source = TensorSource.open(folder)
+        self.layout = discover(self.source)
+        settings = {"tokens": 1024, "sequence_length": 64, **options}
+        self.tokens = calibration_tokens(CalibrationOptions(**settings), self.source)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """tiny(family, **config) → a Model, built once per set of arguments."""
+    made = {}
+
+    def make(family, **config):
+        key = (family, *sorted(config.items()))
+        if key not in made:
+            made[key] = Model(tiny_model_folder(family, tmp_path_factory.mktemp(family), **config))
+        return made[key]
+
+    return make
+
+
+def digests(folder):
+    """Relative path → sha256 of every file below a folder, but for the lock."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def content():
+    return digests
