@@ -1,0 +1,50 @@
+"""JSON from files that nobody vouches for: one meaning per text, or an error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from moecompress.core.errors import ArtifactError
+
+MAX_DEPTH = 64
+
+
+def loads(data: bytes, where: str) -> Any:
+    """The value of UTF-8 JSON. Raises ArtifactError for duplicate keys, NaN, infinities, or nesting beyond 64."""
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ArtifactError(f"{where}: JSON nested deeper than {MAX_DEPTH}.") from error
+    except ValueError as error:
+        raise ArtifactError(f"{where} is not valid JSON: {error}.") from error
+    if _depth(value) > MAX_DEPTH:
+        raise ArtifactError(f"{where}: JSON nested deeper than {MAX_DEPTH}.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in value if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} appears twice in one object")
+    return value
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _depth(value: Any) -> int:
+    deepest, level = 0, [value]
+    while level and deepest <= MAX_DEPTH:
+        deepest += 1
+        level = [child for item in level for child in _children(item)]
+    return deepest
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
