@@ -215,6 +215,11 @@ class LayerwiseModel:
         for expert in range(moe.experts):
             matrices = read_expert(expert)
             for projection, target in _targets(module, stacks, expert).items():
+                if projection not in matrices or matrices[projection].shape != target.shape:
+                    raise CoverageError(
+                        f"The {projection} matrix of expert {expert} of decoder layer {index} is missing or not of the "
+                        f"shape {list(target.shape)}."
+                    )
                 target.copy_(matrices[projection])
         for name, stack in stacks.items():
             self._put(module, name, stack)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from moecompress.core.errors import UsageError
 from moecompress.core.types import ExpertLayout
 
 _EXPERTS = re.compile(r"(?:^|\.)experts\.")
@@ -51,24 +52,19 @@ TEMPLATES = (
 )
 
 
-@dataclass
-class ExpertBlock:
-    """The expert tensors found below one path: which expert indices each part of a template was seen with."""
-
-    path: str
-    template: Template
-    seen: dict[str, set[int]] = field(default_factory=dict)
-
-    @property
-    def layer(self) -> int:
-        """The decoder layer the block belongs to, from its path."""
-        return layer_of(self.path + ".") or 0
-
-
 def layer_of(name: str) -> int | None:
     """The decoder layer in a tensor's name (`….layers.3.…` is 3), or None."""
     match = _LAYER.search(name)
     return int(match.group(1)) if match else None
+
+
+def template_of(code: str) -> Template:
+    """The row with this code, for example C4. Raises UsageError for an unknown one."""
+    for template in TEMPLATES:
+        if template.code == code:
+            return template
+    known = ", ".join(template.code for template in TEMPLATES)
+    raise UsageError(f"There is no expert layout {code!r}. Known: {known}.")
 
 
 def is_expert_name(name: str) -> bool:
@@ -81,20 +77,23 @@ def expert_name(layout: ExpertLayout, part: str, expert: int) -> str:
     return layout.names[part].replace("{e}", str(expert))
 
 
-def find_blocks(names: Iterable[str], templates: Iterable[Template] = TEMPLATES) -> dict[str, list[ExpertBlock]]:
-    """Block path → one candidate per template that has at least one tensor there."""
-    patterns = [(template, part, _pattern(name)) for template in templates for part, name in template.names.items()]
-    found: dict[tuple[str, int], ExpertBlock] = {}
+def expert_names(layout: ExpertLayout, experts: int) -> tuple[str, ...]:
+    """The tensors that hold `experts` experts, expert by expert; a stacked tensor once."""
+    indices = range(1 if layout.stacked else experts)
+    return tuple(expert_name(layout, part, expert) for expert in indices for part in layout.names)
+
+
+def find_blocks(names: Iterable[str], templates: Iterable[Template] = TEMPLATES) -> dict[str, list[Template]]:
+    """Path of each MoE block → the templates of which at least one tensor lies there, in the table's order."""
+    table = list(templates)
+    patterns = [(row, _pattern(name)) for row, template in enumerate(table) for name in template.names.values()]
+    rows: dict[str, set[int]] = {}
     for name in filter(is_expert_name, names):
-        for template, part, pattern in patterns:
+        for row, pattern in patterns:
             if match := pattern.fullmatch(name):
-                block = found.setdefault((match["block"], id(template)), ExpertBlock(match["block"], template))
-                block.seen.setdefault(part, set()).add(int(match["e"]) if "e" in pattern.groupindex else 0)
-    grouped: dict[str, list[ExpertBlock]] = {}
-    for block in found.values():
-        grouped.setdefault(block.path, []).append(block)
-    return grouped
+                rows.setdefault(match["block"], set()).add(row)
+    return {path: [table[row] for row in sorted(found)] for path, found in rows.items()}
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(r"(?P<block>.+)\." + re.escape(name).replace(r"\{e\}", r"(?P<e>\d+)"))
+    return re.compile(r"(?P<block>.+)\." + re.escape(name).replace(r"\{e\}", r"\d+"))

@@ -20,14 +20,18 @@ def embedded_model() -> Path:
 def locate_model(name: str | None) -> Path:
     """The folder of a checkpoint. Raises UsageError when nothing is named, SourceError when it cannot be had."""
     if name is None:
-        raise UsageError("No model is named. Give --model FOLDER, or write `model:` into the recipe (`builtin` always works).")
+        raise UsageError(
+            "No model is named. Give --model FOLDER, or write `model:` into the recipe (`builtin` always works)."
+        )
     if name == BUILTIN:
         return embedded_model()
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith(".") or not _HUB_ID.fullmatch(name):
-        raise SourceError(f"There is no folder {name!r}. Give a checkpoint's folder, `builtin`, or a hub id such as org/name.")
+        raise SourceError(
+            f"There is no folder {name!r}. Give a checkpoint's folder, `builtin`, or a hub id such as org/name."
+        )
     return _download(name)
 
 

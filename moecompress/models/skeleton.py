@@ -15,12 +15,14 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
+from transformers.initialization import no_init_weights
 
 from moecompress.core.errors import CoverageError, SourceError, UnsupportedModelError
 from moecompress.models.layouts import layer_of
+from moecompress.models.moe import WEIGHT_TYPES
 
 if TYPE_CHECKING:
-    from moecompress.models.discover import ModelLayout
+    from moecompress.models.discover import ModelLayout, TrunkTensor
 
 
 def config_object(config: Mapping[str, Any]) -> Any:
@@ -58,9 +60,9 @@ class Skeleton:
         raise UnsupportedModelError(f"{type(self.base).__name__} has no list of {self.layers} decoder layers.")
 
     @cached_property
-    def parameters(self) -> dict[str, tuple[int, ...]]:
-        """In-memory name → shape of everything a checkpoint fills: parameters and persistent buffers."""
-        return {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """In-memory name → empty tensor of everything a checkpoint fills: parameters and persistent buffers."""
+        return dict(self.model.state_dict())
 
     @cached_property
     def tied(self) -> Mapping[str, str]:
@@ -94,41 +96,54 @@ class Skeleton:
             raise UnsupportedModelError(f"Decoder layer {layer} of {type(self.model).__name__} has no experts module.")
         return self.decoder_layers[layer].get_submodule(path)
 
+    def block_path(self, layer: int) -> str:
+        """In-memory path, from the model down, of the module that holds a layer's experts module."""
+        experts = self.experts_module(layer)
+        path = next(name for name, module in self.model.named_modules() if module is experts)
+        return str(path.rpartition(".")[0])
+
     def check(self, layout: ModelLayout) -> None:
         """Every trunk tensor has its own place of its own shape, every place is filled, MoE layers agree.
 
-        Raises CoverageError for a tensor without a place, SourceError for a place without a tensor.
+        Raises CoverageError for a tensor without a place, SourceError for a place without a tensor,
+        UnsupportedModelError for a type that no weight may have.
         """
-        open_places = dict(self.parameters)
+        places = dict(self.parameters)
         for layer in range(self.layers):
-            self._check_experts(layout, layer, open_places)
+            self._take_experts(layout, layer, places)
         for tensor in layout.trunk:
             place = self.place(tensor.name)
-            if place is None or place not in open_places:
+            if place is None or place not in places:
                 raise CoverageError(
                     f"{type(self.model).__name__} has no place for the tensor {tensor.name!r}; using the checkpoint "
                     "without it could change its meaning."
                 )
-            if (shape := open_places.pop(place)) != tensor.shape:
-                raise SourceError(
-                    f"{tensor.name!r} has the shape {list(tensor.shape)}, not {list(shape)} as the config says."
-                )
-        missing = sorted(place for place in open_places if place not in self.tied)
+            _check_tensor(tensor, places.pop(place))
+        missing = sorted(place for place in places if place not in self.tied)
         if missing:
             raise SourceError(f"The checkpoint has no tensor for {missing[0]!r} ({len(missing)} missing in all).")
 
-    def _check_experts(self, layout: ModelLayout, layer: int, open_places: dict[str, tuple[int, ...]]) -> None:
+    def _take_experts(self, layout: ModelLayout, layer: int, places: dict[str, torch.Tensor]) -> None:
         path = self.experts_path(layer)
         if (path is not None) != (layer in layout.moe):
             has = "has routed experts" if path is not None else "is dense"
             raise SourceError(f"Decoder layer {layer} {has} according to the config, but not in the tensors.")
         if path is not None:
-            for place in [place for place in open_places if layer_of(place) == layer and f".{path}." in place]:
-                del open_places[place]
+            for place in [place for place in places if layer_of(place) == layer and f".{path}." in place]:
+                del places[place]
+
+
+def _check_tensor(tensor: TrunkTensor, place: torch.Tensor) -> None:
+    if tensor.shape != tuple(place.shape):
+        raise SourceError(
+            f"{tensor.name!r} has the shape {list(tensor.shape)}, not {list(place.shape)} as the config says."
+        )
+    if place.is_floating_point() and tensor.dtype not in WEIGHT_TYPES:
+        raise UnsupportedModelError(f"{tensor.name!r} has the type {tensor.dtype}; bf16, f16 and f32 are read.")
 
 
 def _build(config: Any, dtype: torch.dtype) -> Any:
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=dtype, attn_implementation="sdpa", experts_implementation="eager", trust_remote_code=False
         )

@@ -107,7 +107,7 @@ class TensorSource:
     def content_hash(self, on_bytes: Callable[[int], None] | None = None) -> str:
         """Hex sha256 over config.json and every weight file; `on_bytes` is told of each block read."""
         files = {path.relative_to(self.folder).as_posix(): sha256_file(path, on_bytes) for path in self.shards}
-        return fingerprint({"config": self.config, "files": files})
+        return fingerprint({CONFIG: sha256_file(self.folder / CONFIG), **files})
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._entries:

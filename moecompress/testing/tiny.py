@@ -8,7 +8,8 @@ projection or a missing normalisation changes the logits visibly.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.utils import logging
 
 from moecompress.core.errors import UsageError
 
@@ -24,9 +26,10 @@ FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")
 EOS, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY = 304
 
-_PAIRS = ("t h", "i n", "e r", "a n", "r e", "o n", "e n", "th e", "a t", "o r", "Ġ t", "Ġ a", "i t", "in g", "Ġ s", "e s",
-          "o u", "Ġ w", "a l", "Ġ o", "Ġ the", "l e", "o f", "Ġ c", "v e", "an d", "Ġ b", "Ġ f", "r o", "Ġ p", "Ġ in", "i on",
-          "s e", "d e", "c o", "m e", "l l", "s t", "n t", "Ġ an")  # fmt: skip
+_MERGES = (
+    "t h,i n,e r,a n,r e,o n,e n,th e,a t,o r,Ġ t,Ġ a,i t,in g,Ġ s,e s,o u,Ġ w,a l,Ġ o,"
+    "Ġ the,l e,o f,Ġ c,v e,an d,Ġ b,Ġ f,r o,Ġ p,Ġ in,i on,s e,d e,c o,m e,l l,s t,n t,Ġ an"
+)
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -68,9 +71,15 @@ def tiny_model(family: str, *, seed: int = 0, **overrides: Any) -> Any:
 
 
 def tiny_model_folder(
-    family: str, path: str | Path, *, fused: bool = False, sharded: bool = False, seed: int = 0, dtype: str = "bfloat16",
+    family: str,
+    path: str | Path,
+    *,
+    fused: bool = False,
+    sharded: bool = False,
+    seed: int = 0,
+    dtype: str = "bfloat16",
     **config_overrides: Any,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a checkpoint with tokenizer into `path` and return it.
 
     `fused` stores a layer's experts in stacked tensors instead of the family's own names; `sharded` splits the file.
@@ -80,7 +89,8 @@ def tiny_model_folder(
     if fused:
         _save_fused(model, folder, sharded)
     else:
-        model.save_pretrained(folder, max_shard_size="100KB" if sharded else "1GB")
+        with _quiet():
+            model.save_pretrained(folder, max_shard_size="100KB" if sharded else "1GB")
     write_tokenizer(folder)
     return folder
 
@@ -100,14 +110,25 @@ def write_tokenizer(folder: Path) -> None:
 @lru_cache(maxsize=1)
 def _tokenizer_json() -> str:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [tuple(pair.split(" ")) for pair in _PAIRS]
+    merges = [(left, right) for left, right in (pair.split(" ") for pair in _MERGES.split(","))]
     specials = [EOS, START, END]
-    tokens = [*alphabet, *specials, *("".join(pair) for pair in merges)]
+    tokens = [*alphabet, *specials, *(left + right for left, right in merges)]
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
     return tokenizer.to_str()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _scale(model: Any) -> None:
