@@ -85,8 +85,9 @@ def new_file(path: Path) -> Iterator[HashedFile]:
         partial.unlink(missing_ok=True)
         with HashedFile(partial) as file:
             yield file
-        partial.replace(path)
-        sync_folder(path.parent)
+        with _naming(path, file.position):
+            partial.replace(path)
+            sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -105,15 +106,16 @@ def new_folder(out: Path) -> Iterator[Path]:
     refuse_existing(out)
     partial = out.with_name(f".{out.name}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        with _naming(partial, 0):
+        with _naming(out, 0):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         yield partial
-        sync_folder(partial)
         refuse_existing(out)
-        partial.rename(out)
-        sync_folder(out.parent)
+        with _naming(out, 0):
+            sync_folder(partial)
+            partial.rename(out)
+            sync_folder(out.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

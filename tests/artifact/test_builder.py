@@ -32,7 +32,7 @@ GOLDEN_HASH = "a2ebe6ab52d80071cfd3c3666b0edd568b3bd79073081b9624036f367bd45cc7"
 
 
 def counted(bits, shape):
-    """An affine weight whose numbers follow from their indices, so that no random generator is part of the golden hash."""
+    """An affine weight whose numbers follow from their indices, so that the golden hash needs no random generator."""
     rows, columns = np.indices(shape)
     groups = np.arange(shape[0] * -(-shape[1] // 32), dtype=np.float16).reshape(shape[0], -1)
     codes = ((5 * rows + 3 * columns) % 2**bits).astype(np.uint8)
@@ -135,6 +135,27 @@ def test_an_existing_output_is_refused_and_untouched(builder, tmp_path):
     with pytest.raises(UsageError, match="exists"):
         seal(builder, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_a_place_that_cannot_be_made_is_a_clear_error(builder, tmp_path):
+    put_random_pieces(builder)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match="out could not be written"):
+        seal(builder, tmp_path / "file" / "out")
+
+
+def test_something_that_appears_meanwhile_is_not_replaced(builder, tmp_path, monkeypatch):
+    put_random_pieces(builder)
+    write = builder_module.write_file
+
+    def meanwhile(path, data):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        return write(path, data)
+
+    monkeypatch.setattr(builder_module, "write_file", meanwhile)
+    with pytest.raises(UsageError, match="exists"):
+        seal(builder, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [] and not (tmp_path / ".out.partial").exists()
 
 
 def test_a_stale_temporary_folder_is_replaced(builder, tmp_path):
