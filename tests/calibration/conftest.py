@@ -21,6 +21,12 @@ class Model:
 
 
 @pytest.fixture(scope="session")
+def open_model():
+    """open_model(folder, **calibration options) → a Model."""
+    return Model
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """tiny(family, **config) → a Model, built once per set of arguments."""
     made = {}
