@@ -49,7 +49,7 @@ def compress_and_measure(
     progress: Progress,
 ) -> Outcome:
     """Run a recipe to the end. Raises GateError when a gate is missed; the artifact is kept and marked."""
-    from moecompress.artifact.builder import artifact_bytes
+    from moecompress.artifact.files import artifact_bytes
     from moecompress.models.locate import locate_model
     from moecompress.pipeline.run import run_recipe
     from moecompress.recipe.load import load_recipe
@@ -59,8 +59,12 @@ def compress_and_measure(
     target = out or Path("runs") / recipe.stem / "artifact"
     kept = cache or default_cache()
     _refuse_seen_text(loaded.recipe)
-    result = run_recipe(loaded, source, target, kept, progress)
-    measured = _measure(loaded.recipe, source, target, kept, progress)
+    measured: dict[str, Any] = {}
+
+    def finish(_: Any) -> None:
+        measured.update(_measure(loaded.recipe, source, target, kept, progress))
+
+    result = run_recipe(loaded, source, target, kept, progress, finish)
     return Outcome(
         artifact=target,
         artifact_hash=result.manifest.artifact_hash,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from moecompress.core.errors import CoverageError
 
 KEPT = "kept"
+_EXPERT = re.compile(r"(layers\.\d+\.experts)\.\d+\.(\w+)")
 
 
 def check_sources(all_names: Iterable[str], claimed: Iterable[str]) -> None:
@@ -32,3 +34,16 @@ def fates(parameters: Iterable[str], claims: Mapping[str, str]) -> dict[str, str
     if unknown:
         raise CoverageError(f"{claims[unknown[0]]} claims {unknown[0]!r}, which this layer does not have.")
     return {name: claims.get(name, KEPT) for name in names}
+
+
+def grouped(outcome: Mapping[str, str]) -> dict[str, str]:
+    """The same fates with all experts of a layer as one entry, `layers.3.experts.*.gate`, where they share their fate."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, fate in outcome.items():
+        match = _EXPERT.fullmatch(name)
+        groups.setdefault(f"{match[1]}.*.{match[2]}" if match else name, {})[name] = fate
+    found: dict[str, str] = {}
+    for group, members in groups.items():
+        shared = set(members.values())
+        found |= {group: shared.pop()} if len(shared) == 1 else members
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,9 @@ import numpy
 from moecompress import __version__
 from moecompress.artifact.builder import ArtifactBuilder
 from moecompress.artifact.manifest import Manifest
+from moecompress.artifact.reader import read_manifest
 from moecompress.calibration.statistics import LayerStatistics
-from moecompress.core.errors import UsageError
+from moecompress.core.errors import GateError, UsageError
 from moecompress.core.hashing import fingerprint
 from moecompress.core.progress import Progress, Silent
 from moecompress.models.discover import ModelLayout, discover
@@ -28,7 +29,7 @@ from moecompress.models.source import TensorSource
 from moecompress.passes.base import LayerWeights, PassContext
 from moecompress.pipeline.assets import source_assets
 from moecompress.pipeline.encode import keep
-from moecompress.pipeline.ledger import check_sources, fates
+from moecompress.pipeline.ledger import check_sources, fates, grouped
 from moecompress.pipeline.plan import check_budget
 from moecompress.pipeline.state import RunState, UnitEntry, unit_name
 from moecompress.pipeline.statistics import Statistics, gather
@@ -48,20 +49,50 @@ class RunResult:
 
 
 def run_recipe(
-    recipe: LoadedRecipe, model: Path, out: Path, cache: Path, progress: Progress | None = None
+    recipe: LoadedRecipe,
+    model: Path,
+    out: Path,
+    cache: Path,
+    progress: Progress | None = None,
+    finish: Callable[[RunResult], None] | None = None,
 ) -> RunResult:
     """Compress `model` by `recipe` into the new folder `out`; statistics are kept in and reused from `cache`.
 
-    Raises UsageError when `out` exists, SourceError for a bad checkpoint, CoverageError when a tensor would be lost.
+    `finish` is called with the sealed artifact while the journal still exists: a run killed inside it goes on there.
+    Raises UsageError when `out` exists and is not what this very run had sealed, SourceError for a bad checkpoint,
+    CoverageError when a tensor would be lost.
     """
     progress = progress or Silent()
-    if out.exists():
-        raise UsageError(f"{out} exists; the artifact is written to a new folder. Remove it or give another --out.")
     source = TensorSource.open(model)
     layout = discover(source)
     check_budget(recipe, source, layout)
     identity = _identity(recipe, source)
+    if out.exists() and not RunState.exists(out, fingerprint(identity)):
+        raise UsageError(f"{out} exists; the artifact is written to a new folder. Remove it or give another --out.")
     state = RunState(out, fingerprint(identity))
+    if out.exists():
+        result = RunResult(out, read_manifest(out), layout.layers + 1)
+    else:
+        result = _compress(recipe, source, layout, identity, state, cache, progress)
+    try:
+        if finish is not None:
+            finish(result)
+    except GateError:
+        state.remove()
+        raise
+    state.remove()
+    return result
+
+
+def _compress(
+    recipe: LoadedRecipe,
+    source: TensorSource,
+    layout: ModelLayout,
+    identity: dict[str, Any],
+    state: RunState,
+    cache: Path,
+    progress: Progress,
+) -> RunResult:
     for other in state.unfinished_others():
         progress.log(f"Unfinished work of another recipe, model or version is left alone: {other}")
     statistics = gather(recipe, source, layout, cache, progress)
@@ -80,9 +111,8 @@ def run_recipe(
         progress.advance()
     progress.finish()
     check_sources(source.names, [name for entry in entries for name in entry.sources])
-    manifest = _seal(builder, out, source, layout, identity, statistics, entries, recipe)
-    state.remove()
-    return RunResult(out, manifest, resumed)
+    manifest = _seal(builder, state.out, source, layout, identity, statistics, entries, recipe)
+    return RunResult(state.out, manifest, resumed)
 
 
 def _run_unit(
@@ -162,7 +192,7 @@ def _seal(
         "seed": recipe.recipe.seed,
         "versions": identity["versions"],
         "calibration_hash": statistics.tokens_hash,
-        "passes": [{"unit": e.unit, "fates": dict(e.fates), "notes": list(e.notes)} for e in entries],
+        "passes": [{"unit": e.unit, "fates": grouped(e.fates), "notes": list(e.notes)} for e in entries],
     }
     architecture = {"model_type": layout.model_type, "config": source.config, "dtype": dtype_name(source, layout)}
     return builder.seal(out, architecture=architecture, provenance=provenance, assets=source_assets(source))

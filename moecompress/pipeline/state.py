@@ -37,9 +37,15 @@ class RunState:
     """The work folder of one run: `<out>.work/<fingerprint>`."""
 
     def __init__(self, out: Path, fingerprint: str) -> None:
-        self._root = out.with_name(out.name + ".work")
-        self.folder = self._root / fingerprint[:16]
+        self.out = out
+        self.folder = _folder(out, fingerprint)
+        self._root = self.folder.parent
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def exists(out: Path, fingerprint: str) -> bool:
+        """Whether this very run began and did not end; nothing is created."""
+        return _folder(out, fingerprint).is_dir()
 
     @property
     def pieces(self) -> Path:
@@ -73,3 +79,7 @@ class RunState:
         shutil.rmtree(self.folder)
         if not any(self._root.iterdir()):
             self._root.rmdir()
+
+
+def _folder(out: Path, fingerprint: str) -> Path:
+    return out.with_name(out.name + ".work") / fingerprint[:16]
