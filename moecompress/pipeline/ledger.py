@@ -37,7 +37,7 @@ def fates(parameters: Iterable[str], claims: Mapping[str, str]) -> dict[str, str
 
 
 def grouped(outcome: Mapping[str, str]) -> dict[str, str]:
-    """The same fates with all experts of a layer as one entry, `layers.3.experts.*.gate`, where they share their fate."""
+    """The same fates with all experts of a layer as one entry (`layers.3.experts.*.gate`) where they agree."""
     groups: dict[str, dict[str, str]] = {}
     for name, fate in outcome.items():
         match = _EXPERT.fullmatch(name)
