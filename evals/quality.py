@@ -22,7 +22,6 @@ from typing import Any
 from moecompress.artifact.files import artifact_bytes
 from moecompress.cli.console import stderr, terminal_progress
 from moecompress.cli.workflow import default_cache
-from moecompress.core.memory import peak_rss_bytes
 from moecompress.evaluate.compare import compare
 from moecompress.evaluate.reference import Window
 from moecompress.models.locate import locate_model
@@ -99,7 +98,6 @@ def measure(model: Path, method: str, bits: int, windows: list[Window], options:
             "bits_per_weight": manifest.size.bits_per_weight,
             "artifact_hash": manifest.artifact_hash,
             "compress_seconds": round(seconds, 1),
-            "compress_peak_rss_bytes": peak_rss_bytes(),
             **measured,
         }
     finally:

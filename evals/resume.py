@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, out: Path, cache: Path) -> subprocess.Popen
 
 
 def kill_repeatedly(options: argparse.Namespace, folder: Path, seconds: float) -> list[float]:
-    """Start the command `kills` times and kill it at a random moment; a run that ended before its kill counts as none."""
+    """Start the command `kills` times and kill it at a random moment; a run that ended before does not count."""
     generator, moments = random.Random(options.seed), []
     for _ in range(options.kills):
         process = run(options, folder / "killed", folder / "cache-killed")

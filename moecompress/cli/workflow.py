@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moecompress.core.errors import UsageError
+from moecompress.core.memory import peak_rss_bytes
 from moecompress.core.progress import Progress
 
 
@@ -20,6 +21,7 @@ class Outcome:
     bytes: int
     bits_per_weight: float
     resumed_units: int
+    compress_peak_rss_bytes: int
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     table: str = ""
 
@@ -31,6 +33,7 @@ class Outcome:
             "bytes": self.bytes,
             "bits_per_weight": self.bits_per_weight,
             "resumed_units": self.resumed_units,
+            "compress_peak_rss_bytes": self.compress_peak_rss_bytes,
             "evaluation": dict(self.evaluation),
         }
 
@@ -60,8 +63,10 @@ def compress_and_measure(
     kept = cache or default_cache()
     _refuse_seen_text(loaded.recipe)
     measured: dict[str, Any] = {}
+    peaks: list[int] = []
 
     def finish(_: Any) -> None:
+        peaks.append(peak_rss_bytes())
         measured.update(_measure(loaded.recipe, source, target, kept, progress))
 
     result = run_recipe(loaded, source, target, kept, progress, finish)
@@ -71,6 +76,7 @@ def compress_and_measure(
         bytes=artifact_bytes(target),
         bits_per_weight=result.manifest.size.bits_per_weight,
         resumed_units=result.resumed_units,
+        compress_peak_rss_bytes=peaks[0],
         evaluation=measured,
     )
 

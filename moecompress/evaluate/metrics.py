@@ -20,13 +20,15 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> Floats:
     """Log-probabilities `[n, vocabulary]` in nats from logits of the same shape."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     total = np.exp(shifted.astype(np.float32)).sum(axis=-1, keepdims=True, dtype=np.float64)
-    return (shifted - np.log(total)).astype(np.float32)
+    log_probs: Floats = (shifted - np.log(total)).astype(np.float32)
+    return log_probs
 
 
 def kl_divergence(reference: Floats, candidate: Floats) -> npt.NDArray[np.float64]:
     """KL(reference || candidate) in nats for each row of two `[n, vocabulary]` arrays of log-probabilities."""
     kl = np.einsum("nv,nv->n", np.exp(reference), reference - candidate, dtype=np.float64)
-    return np.maximum(kl, 0.0)
+    clipped: npt.NDArray[np.float64] = np.maximum(kl, 0.0)
+    return clipped
 
 
 @dataclass

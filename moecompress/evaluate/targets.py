@@ -6,14 +6,19 @@ Each gives, for windows of token ids, one `[n, vocabulary]` array of float32 log
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from moecompress.core.errors import UsageError
+from moecompress.core.types import Projection
 from moecompress.evaluate.metrics import Floats
 from moecompress.evaluate.reference import Window
+
+if TYPE_CHECKING:
+    import torch
 
 EngineName = Literal["auto", "native", "transformers"]
 _HIDDEN_BYTES = 256 << 20
@@ -74,7 +79,7 @@ class CheckpointTarget:
         hidden = model.embed(torch.from_numpy(ids.astype(np.int64)))
         for index in range(layout.layers):
             moe = layout.moe.get(index)
-            model.load_layer(index, source.read, lambda e, moe=moe: read_expert(source, moe, e) if moe else {})
+            model.load_layer(index, source.read, partial(read_expert, source, moe) if moe else _no_expert)
             for row in range(len(hidden)):
                 hidden[row : row + 1] = model.run_layer(hidden[row : row + 1])
         model.load_head(source.read)
@@ -125,6 +130,10 @@ class BridgeTarget:
         with torch.inference_mode():
             for window in windows:
                 yield self._model(torch.from_numpy(window.astype(np.int64))[None]).logits[0].float().numpy()
+
+
+def _no_expert(expert: int) -> dict[Projection, torch.Tensor]:
+    return {}
 
 
 def is_artifact(folder: Path) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from moecompress.codecs.base import EncodedWeight
 from moecompress.codecs.dense import DenseSpec
-from moecompress.passes.base import Role, Weight
+from moecompress.core.types import Role
+from moecompress.passes.base import Weight
 
 
-def dense_dtype(dtype: torch.dtype) -> str:
+def dense_dtype(dtype: torch.dtype) -> Literal["bf16", "f32"]:
     """The dense codec's dtype for a source dtype: float16 widens to float32, which holds it exactly."""
     return "bf16" if dtype == torch.bfloat16 else "f32"
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from moecompress.artifact.sizes import planned_weight_bytes
+from moecompress.calibration.collect import disk_bytes
 from moecompress.codecs.base import CodecSpec
 from moecompress.codecs.dense import DenseSpec
 from moecompress.core.errors import BudgetError
-from moecompress.core.types import PROJECTIONS
+from moecompress.core.types import PROJECTIONS, Projection, Role
 from moecompress.core.units import format_size
 from moecompress.models.discover import ModelLayout
 from moecompress.models.source import TensorSource
-from moecompress.passes.base import Role, expert_parameter
+from moecompress.passes.base import expert_parameter
 from moecompress.pipeline.assets import source_assets
 from moecompress.pipeline.encode import dense_dtype
 from moecompress.pipeline.statistics import needed
@@ -120,7 +121,7 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -
         kept=_kept(fates),
         statistics=tuple(needs),
         calibration_tokens=tokens,
-        statistics_disk_bytes=_statistics_bytes(layout, tokens),
+        statistics_disk_bytes=disk_bytes(layout, tokens) if tokens else 0,
         peak_memory_bytes=_peak_memory(units, layout, tokens, recipe.recipe.calibration.sequence_length),
         seconds=_seconds(layout, fates, tokens),
     )
@@ -148,14 +149,14 @@ def _count(shape: tuple[int, ...]) -> int:
 
 def _weight_bytes(units: Mapping[int | None, list[Fate]]) -> int:
     trunk: dict[str, tuple[CodecSpec, tuple[int, ...]]] = {}
-    experts: dict[int, list[dict[str, tuple[CodecSpec, tuple[int, ...]]]]] = {}
+    experts: dict[int, list[dict[Projection, tuple[CodecSpec, tuple[int, ...]]]]] = {}
     for index, fates in units.items():
         routed = [fate for fate in fates if fate.role is None]
         trunk.update({fate.name: (fate.spec, fate.shape) for fate in fates if fate.role is not None})
         if routed and index is not None:
             groups = [routed[i : i + len(PROJECTIONS)] for i in range(0, len(routed), len(PROJECTIONS))]
             experts[index] = [
-                {fate.name.rsplit(".", 1)[1]: (fate.spec, fate.shape) for fate in group} for group in groups
+                {p: (fate.spec, fate.shape) for p, fate in zip(PROJECTIONS, group, strict=True)} for group in groups
             ]
     return planned_weight_bytes(trunk, experts)
 
@@ -176,16 +177,6 @@ def _kept(fates: list[Fate]) -> dict[str, int]:
             role = fate.role or "expert"
             kept[role] = kept.get(role, 0) + _count(fate.shape)
     return dict(sorted(kept.items()))
-
-
-def _statistics_bytes(layout: ModelLayout, tokens: int) -> int:
-    """Router inputs in bf16, routing, one Gram matrix per distinct trunk input of every layer, and hidden states."""
-    hidden = max(moe.hidden for moe in layout.moe.values())
-    per_layer = sum(tokens * (2 * moe.hidden + 8 * moe.top_k) for moe in layout.moe.values())
-    grams = sum(
-        4 * tensor.shape[-1] ** 2 for tensor in layout.trunk if tensor.layer is not None and len(tensor.shape) == 2
-    )
-    return per_layer + (grams if tokens else 0) + 2 * 4 * tokens * hidden
 
 
 def _peak_memory(units: Mapping[int | None, list[Fate]], layout: ModelLayout, tokens: int, length: int) -> int:

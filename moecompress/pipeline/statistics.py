@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moecompress.calibration.collect import collect
 from moecompress.calibration.statistics import LayerStatistics
-from moecompress.calibration.store import StatisticsStore
+from moecompress.calibration.store import StatisticsEntry, StatisticsStore
 from moecompress.calibration.texts import calibration_tokens
 from moecompress.core.progress import Progress
 from moecompress.models.discover import ModelLayout
@@ -19,14 +19,14 @@ from moecompress.recipe.load import LoadedRecipe
 class Statistics:
     """Access to the statistics of each layer; `layer` gives None when no pass of the recipe needs any."""
 
-    store: StatisticsStore | None
+    entry: StatisticsEntry | None
     tokens_hash: str | None
 
     def layer(self, index: int | None) -> LayerStatistics | None:
         """The statistics of one decoder layer."""
-        if self.store is None or index is None:
+        if self.entry is None or index is None:
             return None
-        return self.store.layer(index)
+        return self.entry.layer(index)
 
 
 def needed(recipe: LoadedRecipe) -> frozenset[str]:

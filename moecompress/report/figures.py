@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -11,7 +12,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-_STYLE = {"svg.hashsalt": "moecompress", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: Any = {"svg.hashsalt": "moecompress", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def _svg(figure: Figure) -> str:
