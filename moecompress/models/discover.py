@@ -15,7 +15,7 @@ from moecompress.core.errors import SourceError, UnsupportedModelError
 from moecompress.core.types import MoeLayer, Role
 from moecompress.models.families.base import Family, family_of
 from moecompress.models.layouts import TEMPLATES, expert_names, find_blocks, is_expert_name, layer_of
-from moecompress.models.moe import Headers, describe, fitting_template
+from moecompress.models.moe import EXPERT_KEYS, Headers, describe, fitting_template
 from moecompress.models.roles import role_of
 from moecompress.models.skeleton import Skeleton
 from moecompress.models.source import TensorSource
@@ -90,12 +90,15 @@ def layout_from_trunk(config: Mapping[str, object], trunk: Headers) -> ModelLayo
 
 
 def _supported_family(source: TensorSource) -> Family:
-    if not any(map(is_expert_name, source.names)):
+    model_type, routed = source.config["model_type"], any(map(is_expert_name, source.names))
+    if not routed and not any(key in source.config for key in EXPERT_KEYS):
         raise UnsupportedModelError(
-            f"{source.folder} holds a dense model of the family {source.config['model_type']!r}: none of its "
-            f"{len(source.names)} tensors belongs to a routed expert. A Mixture-of-Experts checkpoint is needed."
+            f"{source.folder} holds a dense model of the family {model_type!r}: none of its {len(source.names)} "
+            "tensors belongs to a routed expert. A Mixture-of-Experts checkpoint is needed."
         )
-    family = family_of(source.config["model_type"])
+    family = family_of(model_type)
+    if not routed:
+        raise SourceError(f"The config of {source.folder} speaks of experts, but none of its tensors belongs to one.")
     if quantised := source.config.get("quantization_config"):
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         raise UnsupportedModelError(
@@ -120,13 +123,17 @@ def _refuse_leftovers(trunk: Iterable[str]) -> None:
 
 
 def _block_path(skeleton: Skeleton, layer: int, names: Iterable[str]) -> str:
-    """The path on disk of a layer's MoE block: that of its router, whose name inside the block is as in memory."""
+    """The path on disk of a layer's MoE block, from a tensor in it; best one whose name inside is as in memory."""
     inside = skeleton.block_path(layer) + "."
+    found = []
     for name in sorted(names):
         place = skeleton.place(name)
         if place is not None and place.startswith(inside):
-            return name.removesuffix("." + place.removeprefix(inside))
-    raise SourceError(f"Decoder layer {layer} has no router: no tensor belongs to {inside[:-1]!r}.")
+            ending = "." + place.removeprefix(inside)
+            found.append((not name.endswith(ending), name.rsplit(".", ending.count("."))[0]))
+    if not found:
+        raise SourceError(f"Decoder layer {layer} has no router: no tensor belongs to {inside[:-1]!r}.")
+    return min(found)[1]
 
 
 def _checked_layout(skeleton: Skeleton, moe: Mapping[int, MoeLayer], trunk: Headers) -> ModelLayout:

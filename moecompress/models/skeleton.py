@@ -145,7 +145,7 @@ def _check_tensor(tensor: TrunkTensor, place: torch.Tensor) -> None:
 def _build(config: Any, dtype: torch.dtype) -> Any:
     with init_empty_weights(include_buffers=False), no_init_weights():
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=dtype, attn_implementation="sdpa", experts_implementation="eager", trust_remote_code=False
+            config, dtype=dtype, experts_implementation="eager", trust_remote_code=False
         )
     model.config.output_router_logits = False
     return model.eval().requires_grad_(False)

@@ -63,7 +63,7 @@ def check_forward(source: TensorSource, layout: ModelLayout, reference: Any, see
     """Layer-at-a-time logits equal those of the model that transformers loads from the same folder."""
     ids = random_ids(source, seed)
     with torch.no_grad():
-        wanted = reference(ids).logits
+        wanted = reference(ids, use_cache=False).logits
     torch.testing.assert_close(layerwise_logits(source, layout, ids), wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 
@@ -74,7 +74,7 @@ def check_experts(source: TensorSource, layout: ModelLayout, reference: Any, see
         experts = skeleton.experts_module(index)
         path = next(name for name, module in skeleton.model.named_modules() if module is experts)
         with _recording(reference.get_submodule(path)) as calls, torch.no_grad():
-            reference(random_ids(source, seed))
+            reference(random_ids(source, seed), use_cache=False)
         inputs, output = calls[0]
         torch.testing.assert_close(_run_experts(source, layer, *inputs), output, rtol=TOLERANCE, atol=TOLERANCE)
 

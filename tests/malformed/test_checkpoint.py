@@ -39,7 +39,7 @@ def sharded(tiny_copy):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(SourceError, match="no model folder .*nowhere"):
+    with pytest.raises(SourceError, match=r"no model folder .*nowhere"):
         TensorSource.open(tmp_path / "nowhere")
 
 
@@ -187,6 +187,15 @@ def test_unsupported_family(whole, family):
         discovered(whole)
 
 
+def test_no_expert_tensor_though_the_config_has_experts(whole):
+    edit_weights(whole, lambda tensors: [tensors.pop(name) for name in list(tensors) if ".experts." in name])
+    with pytest.raises(SourceError, match="speaks of experts"):
+        discovered(whole)
+    edit_json(whole / "config.json", model_type="granitemoe")
+    with pytest.raises(UnsupportedModelError, match="'granitemoe' are not supported"):
+        discovered(whole)
+
+
 def test_code_in_the_checkpoint_is_not_run(whole):
     edit_json(whole / "config.json", model_type="own", auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
     (whole / "modeling_own.py").write_text("raise SystemExit('this was run')")
@@ -204,7 +213,7 @@ def test_code_in_the_checkpoint_of_a_known_family_is_not_run(whole):
 
 def test_quantised_checkpoint(whole):
     edit_json(whole / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UnsupportedModelError, match="already quantised.*'gptq'"):
+    with pytest.raises(UnsupportedModelError, match=r"already quantised.*'gptq'"):
         discovered(whole)
 
 

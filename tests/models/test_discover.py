@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -81,8 +83,6 @@ def test_a_router_correction_bias_is_a_router_tensor(tiny):
     layer = layout_of(tiny("olmoe")).moe[0]
     name = f"{layer.path}.gate.e_score_correction_bias"
     assert role_of(name, (8,), layer) == "bias"
-    from dataclasses import replace
-
     assert role_of(name, (8,), replace(layer, router=(*layer.router, name))) == "router"
 
 

@@ -5,7 +5,7 @@ import torch
 
 from moecompress.core.errors import CoverageError, UsageError
 from moecompress.models.discover import discover
-from moecompress.models.execute import LayerwiseModel
+from moecompress.models.execute import LayerwiseModel, _Slot
 from moecompress.models.experts import read_expert
 from moecompress.models.source import TensorSource
 from moecompress.testing.family_checks import check_forward, layerwise_logits, load_reference, random_ids
@@ -204,3 +204,14 @@ def test_wrong_shapes_and_missing_matrices_are_refused(tiny):
             loaded.model.load_layer(0, loaded.source.read, lambda expert, given=given: given)
     loaded.load(0)
     assert loaded.model.run_layer(torch.ones(1, 2, 64)).isfinite().all()
+
+
+def test_a_slot_answers_for_its_layer():
+    """Some families ask a decoder layer for its attention type before they call it."""
+    layer = torch.nn.Linear(2, 2)
+    layer.attention_type = "sliding_attention"
+    slot = _Slot(layer)
+    assert slot.attention_type == "sliding_attention" and slot.given is None
+    assert list(slot.parameters()) == []
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = slot.nothing_of_the_kind

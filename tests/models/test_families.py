@@ -45,5 +45,7 @@ def test_conformance_catches_a_swapped_projection(tiny_copy):
 
 
 def test_unknown_family_lists_the_known():
-    with pytest.raises(UnsupportedModelError, match="'llama4' are not supported.*mixtral, olmoe, qwen2_moe, qwen3_moe"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'llama4' are not supported.*mixtral, olmoe, qwen2_moe, qwen3_moe"
+    ):
         family_of("llama4")

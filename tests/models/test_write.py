@@ -78,7 +78,7 @@ def full_disk():
 
 
 def test_full_disk_leaves_nothing(tmp_path, rewrite, full_disk):
-    with pytest.raises(MoecompressError, match="could not be written.*Nothing was left behind"):
+    with pytest.raises(MoecompressError, match=r"could not be written.*Nothing was left behind"):
         rewrite(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
