@@ -122,7 +122,7 @@ class LayerwiseModel:
     def run_layer(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states `[N, S, H]` through the resident layer; rows are independent sequences from position 0."""
         if not isinstance(self._piece, int):
-            raise UsageError(f"run_layer needs a resident decoder layer; resident is {self._piece or 'nothing'}.")
+            raise UsageError(f"run_layer needs a resident decoder layer; resident is {self._resident}.")
         hidden = hidden.to(self._dtype)
         with self._slot(self._piece, hidden, active=True) as slot:
             self._run_base(inputs_embeds=hidden)
@@ -144,7 +144,7 @@ class LayerwiseModel:
         normalisation and scaling) and router_logits `[T, E]` or None; T runs over N then S. Never for a dense layer.
         """
         if not isinstance(self._piece, int):
-            raise UsageError(f"capture_moe needs a resident decoder layer; resident is {self._piece or 'nothing'}.")
+            raise UsageError(f"capture_moe needs a resident decoder layer; resident is {self._resident}.")
         if self._piece not in self.layout.moe:
             yield
             return
@@ -165,6 +165,12 @@ class LayerwiseModel:
         if index not in self._experts:
             raise UsageError(f"Decoder layer {index} has no routed experts.")
         return self._experts[index]
+
+    @property
+    def _resident(self) -> str:
+        if self._piece is None:
+            return "nothing"
+        return f"decoder layer {self._piece}" if isinstance(self._piece, int) else f"the {self._piece}"
 
     def _modules_after_layers(self) -> dict[str, nn.Module]:
         embedding, layers = self._skeleton.model.get_input_embeddings(), self._skeleton.decoder_layers
@@ -199,7 +205,7 @@ class LayerwiseModel:
 
     def _require(self, piece: str) -> None:
         if self._piece != piece:
-            raise UsageError(f"The {piece} is not resident (resident is {self._piece or 'nothing'}); load it first.")
+            raise UsageError(f"The {piece} is not resident (resident is {self._resident}); load it first.")
 
     def _fill_trunk(self, tensors: Iterable[TrunkTensor], read_trunk: ReadTrunk) -> None:
         for tensor in tensors:

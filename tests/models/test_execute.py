@@ -186,7 +186,7 @@ def test_pieces_are_asked_for_in_order(tiny):
     with pytest.raises(UsageError, match="embedding is not resident"):
         loaded.model.embed(torch.zeros(1, 3, dtype=torch.int32))
     loaded.load(0)
-    with pytest.raises(UsageError, match="head is not resident"):
+    with pytest.raises(UsageError, match=r"head is not resident \(resident is decoder layer 0\)"):
         loaded.model.head(hidden)
     loaded.model.unload()
     with pytest.raises(UsageError), loaded.model.capture_moe(lambda *values: None):
@@ -215,3 +215,16 @@ def test_a_slot_answers_for_its_layer():
     assert list(slot.parameters()) == []
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = slot.nothing_of_the_kind
+
+
+def test_modules_of_the_resident_layer(tiny):
+    loaded = Loaded(tiny("mixtral"))
+    loaded.load(1)
+    name = "model.layers.1.block_sparse_moe.gate.weight"
+    assert torch.equal(loaded.model.module_of(name).weight, loaded.source.read(name).float())
+    stacked = loaded.model.experts_module(1).gate_up_proj[4]
+    assert torch.equal(stacked[:32], loaded.expert(1, 4)["gate"].float())
+    with pytest.raises(CoverageError, match="no place for the tensor 'nothing'"):
+        loaded.model.module_of("nothing")
+    with pytest.raises(UsageError, match="layer 5 has no routed experts"):
+        loaded.model.experts_module(5)
