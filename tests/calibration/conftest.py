@@ -6,7 +6,6 @@ from moecompress.calibration.options import CalibrationOptions
 from moecompress.calibration.texts import calibration_tokens
 from moecompress.models.discover import discover
 from moecompress.models.source import TensorSource
-from moecompress.testing.tiny import tiny_model_folder
 
 
 class Model:
@@ -27,17 +26,17 @@ def open_model():
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """tiny(family, **config) → a Model, built once per set of arguments."""
+def opened(tiny):
+    """opened(family, **config) → a Model of the tiny checkpoint of that family, made once per set of arguments."""
     made = {}
 
-    def make(family, **config):
-        key = (family, *sorted(config.items()))
-        if key not in made:
-            made[key] = Model(tiny_model_folder(family, tmp_path_factory.mktemp(family), **config))
-        return made[key]
+    def open_tiny(family, **config):
+        folder = tiny(family, **config)
+        if folder not in made:
+            made[folder] = Model(folder)
+        return made[folder]
 
-    return make
+    return open_tiny
 
 
 def digests(folder):

@@ -73,8 +73,8 @@ def run(model, root, progress=None):
 
 
 @pytest.fixture(scope="module")
-def model(tiny):
-    return tiny("olmoe", num_hidden_layers=4)
+def model(opened):
+    return opened("olmoe", num_hidden_layers=4)
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,21 @@ def test_a_second_call_collects_nothing(model, tmp_path, monkeypatch, content):
     progress = Recording()
     assert content(run(model, tmp_path, progress).folder) == before
     assert progress.done == 0 and "are reused" in progress.lines[0][0]
+
+
+def test_hidden_states_of_two_layers_at_most_are_kept(model, tmp_path):
+    most = 0
+
+    class Watching(Silent):
+        def advance(self, amount=1):
+            nonlocal most
+            most = max(most, len(list(tmp_path.rglob("hidden-*"))))
+
+    entry = run(model, tmp_path, Watching())
+    assert most == 2
+    entry.hidden(4).write_bytes(b"left by a kill at the very end")
+    run(model, tmp_path)
+    assert not list(tmp_path.rglob("hidden-*"))
 
 
 @pytest.mark.parametrize("limit", [1, 16, 20, 48, 63])

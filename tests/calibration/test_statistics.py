@@ -64,8 +64,8 @@ class Reference:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def case(request, tiny, tmp_path_factory):
-    model = tiny(request.param)
+def case(request, opened, tmp_path_factory):
+    model = opened(request.param)
     entry = collect(model.source, model.layout, model.tokens, StatisticsStore(tmp_path_factory.mktemp("store")))
     return model, entry, Reference(model)
 
