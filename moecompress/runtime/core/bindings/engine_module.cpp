@@ -27,15 +27,16 @@ using Logits = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 // (codec, bits, group size, rows, columns, offset, bytes)
 using TensorTuple = std::tuple<std::string, int, int, int64_t, int64_t, uint64_t, uint64_t>;
 using TrunkTuple = std::tuple<std::string, std::string, bool, TensorTuple>;  // (role, file, is a vector, tensor)
-using ExpertTuple = std::tuple<uint64_t, uint64_t, TensorTuple, TensorTuple, TensorTuple>;  // (offset, bytes, gate, up, down)
-using LayerTuple = std::tuple<int, std::string, std::vector<ExpertTuple>>;                  // (layer, file, experts)
+// (offset, bytes, gate, up, down)
+using ExpertTuple = std::tuple<uint64_t, uint64_t, TensorTuple, TensorTuple, TensorTuple>;
+using LayerTuple = std::tuple<int, std::string, std::vector<ExpertTuple>>;  // (layer, file, experts)
 
 template <typename T>
 T field(const nb::dict& values, const char* key) {
     if (!values.contains(key)) throw std::invalid_argument(std::string("The engine needs the value '") + key + "'.");
     T result;
     if (!nb::try_cast<T>(values[key], result))
-        throw std::invalid_argument(std::string("The engine cannot use the value of '") + key + "': wrong type or range.");
+        throw std::invalid_argument(std::string("The engine cannot use the value of '") + key + "': type or range.");
     return result;
 }
 
@@ -146,8 +147,8 @@ nb::dict statistics(Model& model) {
     return result;
 }
 
-nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& trunk, const std::vector<LayerTuple>& experts,
-                      int64_t context, int64_t chunk) {
+nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& trunk,
+                      const std::vector<LayerTuple>& experts, int64_t context, int64_t chunk) {
     const MemoryNeeds needs = Model::needs(parse_config(config), parse_files("", trunk, experts), context, chunk);
     nb::dict result;
     result["trunk"] = needs.trunk;
@@ -181,8 +182,9 @@ void bind_model(nb::module_& m) {
             },
             nb::arg("folder"), nb::arg("config"), nb::arg("trunk"), nb::arg("experts"), nb::arg("options"))
         .def("forward", &forward, nb::arg("tokens").noconvert(), nb::arg("all_logits") = false,
-             "Append int32 tokens at the current position; float32 logits [n, vocabulary], or [1, vocabulary] of the last.")
-        .def("cancel", &Model::cancel, "End the forward pass that runs, or the next one, with Cancelled; from any thread.")
+             "Append int32 tokens at the current position; logits [n, vocabulary], or [1, vocabulary] of the last.")
+        .def("cancel", &Model::cancel,
+             "End the forward pass that runs, or the next one, with Cancelled; from any thread.")
         .def("reset", &Model::reset, nb::arg("length") = 0, "Forget positions from `length` on, and a pending cancel.")
         .def("stats", &statistics, "Counters of the expert store since it was opened or they were cleared.")
         .def("clear_stats", [](Model& model) { model.store().clear_statistics(); }, "Set all counters to zero.")
@@ -200,6 +202,6 @@ void bind_engine(nb::module_& m) {
     nb::exception<Cancelled>(m, "Cancelled", PyExc_RuntimeError);
     bind_model(m);
     m.def("memory_needs", &memory_needs, nb::arg("config"), nb::arg("trunk"), nb::arg("experts"), nb::arg("context"),
-          nb::arg("chunk"), "Bytes each part of a model will take, from its tables alone; nothing is read or allocated.");
+          nb::arg("chunk"), "Bytes each part of a model will take, from its tables alone; nothing is allocated.");
     m.def("tidy_heap", &tidy_heap, "Let the C heap give freed memory back to the system at once.");
 }

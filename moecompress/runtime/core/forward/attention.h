@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "forward/kv_cache.h"
 #include "kernels/kernels.h"
 
 namespace moecompress {
@@ -12,8 +13,7 @@ constexpr int64_t largest_head = 256;
 // Work of consecutive queries [first, last) of a chunk, for the query heads that share one key-value head.
 // Position blocks start at multiples of 32 whatever the chunk, so a query's result depends on its position alone.
 struct AttentionTask {
-    const uint16_t* keys;    // [position][head_size]
-    const uint16_t* values;  // [position][head_size]
+    HeadRows keys, values;
     const float* queries;    // row of query 0 of the chunk, at this group's first head
     float* output;           // likewise
     float* maximum;          // [query][group]: state, any content
@@ -28,8 +28,5 @@ struct AttentionTask {
 };
 
 void attend(const Kernels& kernels, const AttentionTask& task);
-
-// Stores [count] floats as float16.
-void store_half(const float* from, uint16_t* to, int64_t count);
 
 }  // namespace moecompress

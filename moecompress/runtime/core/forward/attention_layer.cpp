@@ -42,16 +42,15 @@ void prepare_token(const Kernels& kernels, const ModelConfig& config, const Laye
     const float* const sine = scratch.sine + token * pairs;
     rotate_heads(config, q, config.heads, cosine, sine);
     rotate_heads(config, k, config.key_value_heads, cosine, sine);
-    const int64_t row = (start + token) * config.head_size;
     for (int64_t head = 0; head < config.key_value_heads; ++head) {
-        store_half(k + head * config.head_size, cache.keys(layer, head) + row, config.head_size);
-        store_half(v + head * config.head_size, cache.values(layer, head) + row, config.head_size);
+        store_vector(k + head * config.head_size, config.head_size, start + token, cache.keys(layer, head));
+        store_vector(v + head * config.head_size, config.head_size, start + token, cache.values(layer, head));
     }
 }
 
 // The task of `block` of the queries that read key-value head `head`.
-AttentionTask task_of(const ModelConfig& config, const KeyValueCache& cache, int64_t layer, int64_t start, int64_t tokens,
-                      int64_t head, int64_t block, Scratch& scratch) {
+AttentionTask task_of(const ModelConfig& config, const KeyValueCache& cache, int64_t layer, int64_t start,
+                      int64_t tokens, int64_t head, int64_t block, Scratch& scratch) {
     AttentionTask task;
     task.group = config.heads / config.key_value_heads;
     const int64_t column = head * task.group * config.head_size;
@@ -79,18 +78,20 @@ void attention_layer(const Machine& machine, const ModelConfig& config, const La
     machine.multiply({{weights.q, input, scratch.q, config.query_size()},
                       {weights.k, input, scratch.k, config.key_value_size()},
                       {weights.v, input, scratch.v, config.key_value_size()}});
-    machine.pool.run(tokens, [&](int64_t first, int64_t last) {
+    machine.run(tokens, tokens * element_operations * config.query_size(), [&](int64_t first, int64_t last) {
         for (int64_t token = first; token < last; ++token)
             prepare_token(machine.kernels, config, weights, cache, layer, start, token, scratch);
     });
     const int64_t blocks = (tokens + queries_per_task - 1) / queries_per_task;
-    machine.pool.run(config.key_value_heads * blocks, [&](int64_t first, int64_t last) {
+    const int64_t scores = tokens * (start + tokens) * config.query_size();
+    machine.run(config.key_value_heads * blocks, 2 * scores, [&](int64_t first, int64_t last) {
         for (int64_t item = first; item < last; ++item)
             attend(machine.kernels,
                    task_of(config, cache, layer, start, tokens, item / blocks, item % blocks, scratch));
     });
     const Activations attended = scratch.attended.activations(tokens, config.query_size());
-    machine.pool.run(tokens, [&](int64_t first, int64_t last) { machine.kernels.quantize(attended, first, last); });
+    machine.run(tokens, tokens * element_operations * config.query_size(),
+                [&](int64_t first, int64_t last) { machine.kernels.quantize(attended, first, last); });
     machine.multiply({{weights.o, attended, scratch.block_out, config.hidden}});
     for (int64_t token = 0; weights.o_bias != nullptr && token < tokens; ++token)
         add(scratch.block_out + token * config.hidden, weights.o_bias, config.hidden);

@@ -7,7 +7,8 @@
 
 namespace moecompress {
 
-enum class HeadNorm { none, per_head, full };  // of queries and keys: Qwen3 normalises each head, OLMoE the whole vector
+// Of queries and keys: Qwen3 normalises each head, OLMoE the whole vector.
+enum class HeadNorm { none, per_head, full };
 
 struct LayerConfig {
     bool sparse = true;  // routed experts; otherwise one dense feed-forward

@@ -8,9 +8,9 @@ void feed_forward(const Machine& machine, const FeedForward& weights, const Acti
     float* const gate = scratch.gate.values;
     machine.multiply({{weights.gate, input, gate, width}, {weights.up, input, scratch.up, width}});
     const Activations middle = scratch.gate.activations(input.tokens, width);
-    machine.pool.run(input.tokens, [&](int64_t first, int64_t last) {
-        for (int64_t token = first; token < last; ++token)
-            machine.kernels.silu_multiply(gate + token * width, scratch.up + token * width, gate + token * width, width);
+    machine.run(input.tokens, input.tokens * element_operations * width, [&](int64_t first, int64_t last) {
+        const int64_t start = first * width;
+        machine.kernels.silu_multiply(gate + start, scratch.up + start, gate + start, last * width - start);
         machine.kernels.quantize(middle, first, last);
     });
     machine.multiply({{weights.down, middle, out, weights.down.rows}});

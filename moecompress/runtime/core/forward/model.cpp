@@ -131,7 +131,7 @@ void Model::forward(const int32_t* tokens, int64_t count, bool all, float* logit
 
 void Model::run_chunk(const int32_t* tokens, int64_t count, const std::function<bool()>& interrupted) {
     const int64_t pairs = int64_t(config_.rope_frequencies.size());
-    pool_.run(count, [&](int64_t first, int64_t last) {
+    machine_.run(count, count * element_operations * config_.hidden, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             dequantize_row(trunk_.embedding, tokens[i], scratch_.residual + i * config_.hidden);
             rope_angles(position_ + i, config_.rope_frequencies, config_.rope_scale, scratch_.cosine + i * pairs,
@@ -163,7 +163,7 @@ void Model::run_layer(size_t layer, int64_t count) {
 
 void Model::normalise(const float* weight, int64_t count) {
     const Activations normed = scratch_.normed.activations(count, config_.hidden);
-    pool_.run(count, [&](int64_t first, int64_t last) {
+    machine_.run(count, count * element_operations * config_.hidden, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i)
             rms_norm(machine_.kernels, scratch_.residual + i * config_.hidden, weight, config_.hidden,
                      config_.norm_epsilon, scratch_.normed.values + i * config_.hidden);
@@ -172,7 +172,7 @@ void Model::normalise(const float* weight, int64_t count) {
 }
 
 void Model::add_to_residual(int64_t count) {
-    pool_.run(count, [&](int64_t first, int64_t last) {
+    machine_.run(count, count * config_.hidden, [&](int64_t first, int64_t last) {
         add(scratch_.residual + first * config_.hidden, scratch_.block_out + first * config_.hidden,
             (last - first) * config_.hidden);
     });

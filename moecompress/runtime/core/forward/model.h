@@ -49,9 +49,10 @@ public:
     static MemoryNeeds needs(const ModelConfig& config, const ModelFiles& files, int64_t context, int64_t chunk);
 
     // Appends `count` tokens at the current position. Fills logits [count][vocabulary], or [1][vocabulary] of the last
-    // token unless `all`. `interrupted` is asked between layers. When it returns true, after cancel(), and on ReadError,
-    // the position stays behind the last finished chunk and the model can be used again.
-    void forward(const int32_t* tokens, int64_t count, bool all, float* logits, const std::function<bool()>& interrupted);
+    // token unless `all`. `interrupted` is asked between layers. When it returns true, after cancel(), and on
+    // ReadError, the position stays behind the last finished chunk and the model can be used again.
+    void forward(const int32_t* tokens, int64_t count, bool all, float* logits,
+                 const std::function<bool()>& interrupted);
     // Ends a forward that is running, or the next one; callable from any thread.
     void cancel() { cancelled_.store(true); }
     // Forgets positions from `length` on, and a pending cancel().

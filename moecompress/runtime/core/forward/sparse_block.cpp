@@ -35,10 +35,11 @@ void SparseBlock::run(const LayerWeights& weights, int table, int64_t tokens) {
 void SparseBlock::route_tokens(const LayerWeights& weights, int table, const Activations& input) {
     const int64_t experts = weights.router.rows;
     machine_.multiply({{weights.router, input, scratch_.router_logits, experts}});
-    machine_.pool.run(input.tokens, [&](int64_t first, int64_t last) {
+    machine_.run(input.tokens, input.tokens * element_operations * experts, [&](int64_t first, int64_t last) {
         for (int64_t token = first; token < last; ++token)
-            route(machine_.kernels, scratch_.router_logits + token * experts, experts, config_.top_k, config_.renormalise,
-                  scratch_.chosen + token * config_.top_k, scratch_.chosen_weight + token * config_.top_k);
+            route(machine_.kernels, scratch_.router_logits + token * experts, experts, config_.top_k,
+                  config_.renormalise, scratch_.chosen + token * config_.top_k,
+                  scratch_.chosen_weight + token * config_.top_k);
     });
     group_tokens(table, input.tokens);
 }
@@ -85,7 +86,8 @@ void SparseBlock::decode(const LayerWeights& weights, int table, const Activatio
         }
     }
     for (const int64_t rank : misses)
-        if (!store_.request(scratch_.chosen[rank], true)) throw std::logic_error("The cache has fewer slots than top-k.");
+        if (!store_.request(scratch_.chosen[rank], true))
+            throw std::logic_error("The cache has fewer slots than top-k.");
     if (weights.shared.present()) places.push_back({weights.shared, config_.top_k});
     compute_places(places, input);
     decode_misses(std::move(misses), input);
@@ -125,7 +127,8 @@ void SparseBlock::compute_places(const std::vector<Place>& places, const Activat
         products.push_back({place.weights.up, input, scratch_.up + place.row * width_, width_});
     }
     machine_.multiply(products);
-    machine_.pool.run(int64_t(places.size()), [&](int64_t first, int64_t last) {
+    const int64_t count = int64_t(places.size());
+    machine_.run(count, count * element_operations * width_, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             float* const gate = scratch_.gate.values + places[size_t(i)].row * width_;
             const float* const up = scratch_.up + places[size_t(i)].row * width_;
@@ -140,7 +143,7 @@ void SparseBlock::compute_places(const std::vector<Place>& places, const Activat
     machine_.multiply(products);
 }
 
-// Many tokens: expert by expert in ascending order, each for all its tokens, reading ahead; any number of slots will do.
+// Many tokens: expert by expert in ascending order, each for all its tokens, reading ahead; one slot would do.
 void SparseBlock::prefill(const LayerWeights& weights, int table, const Activations& input) {
     {
         const LayerWork work(store_, table, Phase::prefill, wanted_);
@@ -163,7 +166,7 @@ void SparseBlock::prefill_expert(int expert, const Activations& input) {
     const int64_t count = first_[size_t(expert) + 1] - first_[size_t(expert)];
     const FeedForward weights = store_.get(expert);
     feed_forward(machine_, weights, gather(input, slots, count), scratch_, scratch_.expert_out);
-    machine_.pool.run(count, [&](int64_t first, int64_t last) {
+    machine_.run(count, count * config_.hidden, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             float* const out = scratch_.block_out + slots[i] / config_.top_k * config_.hidden;
             machine_.kernels.add_scaled(out, scratch_.expert_out + i * config_.hidden, scratch_.chosen_weight[slots[i]],
@@ -175,7 +178,7 @@ void SparseBlock::prefill_expert(int expert, const Activations& input) {
 Activations SparseBlock::gather(const Activations& input, const int64_t* slots, int64_t count) const {
     const Activations gathered = scratch_.gathered.activations(count, config_.hidden);
     const int64_t blocks = input.blocks(), padded = blocks * block_columns;
-    machine_.pool.run(count, [&](int64_t first, int64_t last) {
+    machine_.run(count, count * config_.hidden, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             const int64_t token = slots[i] / config_.top_k;
             std::memcpy(gathered.high + i * padded, input.high + token * padded, size_t(padded));

@@ -58,7 +58,8 @@ public:
     PackedMatrix matrix(const std::string& role, int64_t rows, int64_t columns) {
         const Loaded tensor = take(role, false);
         const TensorEntry& entry = tensor.entry->tensor;
-        if ((rows != 0 && entry.rows != rows) || (columns != 0 && entry.columns != columns)) refuse(role, rows, columns);
+        const bool fits = (rows == 0 || entry.rows == rows) && (columns == 0 || entry.columns == columns);
+        if (!fits) refuse(role, rows, columns);
         return {entry.codec, entry.bits, entry.group_size, entry.rows, entry.columns, tensor.data};
     }
 
@@ -93,8 +94,8 @@ private:
     }
 
     [[noreturn]] static void refuse(const std::string& role, int64_t rows, int64_t columns) {
-        throw std::invalid_argument("Trunk tensor " + role + " does not have the shape [" + std::to_string(rows) + ", " +
-                                    std::to_string(columns) + "] (0: any) that the configuration asks for.");
+        throw std::invalid_argument("Trunk tensor " + role + " does not have the shape [" + std::to_string(rows) +
+                                    ", " + std::to_string(columns) + "] (0: any) that the configuration asks for.");
     }
 
     std::map<std::string, Loaded> loaded_;
@@ -136,7 +137,8 @@ LayerWeights bind_layer(Roles& roles, const ModelConfig& config, size_t index) {
     }
     weights.router = roles.matrix(layer + "router", 0, config.hidden);
     if (roles.has(layer + "shared.gate")) weights.shared = feed_forward(roles, layer + "shared.", config.hidden);
-    if (roles.has(layer + "shared_router")) weights.shared_router = roles.matrix(layer + "shared_router", 1, config.hidden);
+    if (roles.has(layer + "shared_router"))
+        weights.shared_router = roles.matrix(layer + "shared_router", 1, config.hidden);
     return weights;
 }
 
@@ -154,7 +156,8 @@ void check_entry(const TrunkEntry& entry, uint64_t file_bytes) {
             throw std::invalid_argument(what + " is not a plain vector of the length it claims.");
     }
     if (checked_add(tensor.offset, tensor.bytes) > file_bytes)
-        throw std::invalid_argument(what + " lies outside " + entry.file + ", which is too short. Restore the artifact.");
+        throw std::invalid_argument(what + " lies outside " + entry.file +
+                                    ", which is too short. Restore the artifact.");
 }
 
 uint64_t Trunk::bytes(const std::vector<TrunkEntry>& entries) {

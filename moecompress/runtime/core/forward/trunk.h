@@ -13,8 +13,8 @@
 namespace moecompress {
 
 // One tensor of the trunk: what it is, and where. Roles: embedding, head (absent: tied to the embedding), final_norm,
-// and layers.N.* with attention_norm, q, k, v, o, their biases q_bias ..., q_norm, k_norm, ffn_norm; router, shared.gate,
-// shared.up, shared.down, shared_router; ffn.gate, ffn.up, ffn.down. Vectors have one row and a dense codec.
+// and layers.N.* with attention_norm, q, k, v, o, their biases q_bias ..., q_norm, k_norm, ffn_norm; router,
+// shared.gate, shared.up, shared.down, shared_router; ffn.gate, ffn.up, ffn.down. Vectors have one row and are dense.
 struct TrunkEntry {
     std::string role;
     std::string file;

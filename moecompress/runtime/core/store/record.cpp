@@ -78,8 +78,9 @@ void check_header(const uint8_t* record, uint64_t bytes, int layer, int expert, 
     const bool ours = std::memcmp(header.magic, "MCXR", 4) == 0 && header.version == 1 && header.projections == 3 &&
                       header.payload_bytes <= bytes - record_header_bytes;
     if (!ours || header.layer != uint32_t(layer) || header.expert != uint32_t(expert))
-        throw ReadError("The record of expert " + std::to_string(expert) + " of layer " + std::to_string(layer) + " in " +
-                        file + " has a wrong header; run `moecompress verify` on the artifact and restore it.");
+        throw ReadError("The record of expert " + std::to_string(expert) + " of layer " + std::to_string(layer) +
+                        " in " + file +
+                        " has a wrong header; run `moecompress verify` on the artifact and restore it.");
 }
 
 }  // namespace moecompress

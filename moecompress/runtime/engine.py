@@ -1,0 +1,231 @@
+"""The torch-free engine: opens an artifact inside a memory budget and generates text from it.
+
+with Engine.open("artifact", memory="600MiB") as engine:
+    generation = engine.generate("Once upon a time", max_tokens=64)
+    for piece in generation:
+        print(piece, end="", flush=True)
+    print(generation.result.tokens_per_s)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from moecompress.artifact.manifest import Manifest
+from moecompress.core.errors import RequestError, UsageError
+from moecompress.core.units import parse_size
+from moecompress.runtime import _native
+from moecompress.runtime.generation import Generation, RequestCancelled
+from moecompress.runtime.ledger import MemoryPlan
+from moecompress.runtime.loading import Loaded, LoadOptions, load
+from moecompress.runtime.results import StoreStats
+from moecompress.runtime.sampling import SamplingOptions
+from moecompress.runtime.text import TextStream
+from moecompress.runtime.tokenizer import Tokenizer
+
+Floats = npt.NDArray[np.float32]
+
+
+class Engine:
+    """One artifact in memory. Calls from several threads take turns; `cancel` may come from any thread at any time."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded: Loaded | None = loaded
+        self._turn = threading.Lock()
+        self._cancelled = threading.Event()
+        self._ids: list[int] = []  # tokens whose keys and values are in the cache
+
+    @classmethod
+    def open(
+        cls,
+        artifact: str | Path,
+        memory: int | str | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load an artifact.
+
+        memory: hard cap on this process's resident memory, bytes or a text such as 600MiB; by default 85 % of what the
+        machine or its memory cgroup can give. threads: default all cores this process may use. context: most tokens of
+        prompt and text together; default 4096 or what the model was trained for. Further options: see LoadOptions.
+        Raises BudgetError for a budget that is too small, ArtifactError, UnsupportedModelError, UsageError.
+        """
+        budget = None if memory is None else parse_size(memory)
+        workers = len(os.sched_getaffinity(0)) if threads is None else threads
+        return cls(load(Path(artifact), LoadOptions(budget=budget, threads=workers, context=context, **options)))
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self._open.manifest
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """How the memory budget is spent."""
+        return self._open.plan
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits per token."""
+        return self._open.architecture.sizes.vocabulary
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and text together."""
+        return self._open.plan.context
+
+    @property
+    def isa(self) -> str:
+        """The instruction-set path of the kernels: scalar, avx2 or avx512vnni."""
+        return str(self._open.model.isa)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The artifact's tokenizer. Raises RequestError when it has none."""
+        if self._open.tokenizer is None:
+            raise RequestError("This artifact holds no tokenizer.json; give token ids instead of text.")
+        return self._open.tokenizer
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """A generation to iterate over: pieces of text as they come, then `.result`.
+
+        prompt: text, or token ids (those of a chat come from `tokenizer.chat`). The text ends at an end-of-text token,
+        before a stop string, after max_tokens, or when the context is full. Raises RequestError at once for a prompt
+        that is empty or longer than the context and for options out of range; nothing has run then.
+        """
+        sampling = SamplingOptions(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        if max_tokens < 1:
+            raise RequestError(f"max_tokens = {max_tokens} is not possible; it must be at least 1.")
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        self._check(ids)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Generation(self, ids, max_tokens, sampling, stops)
+
+    def logits(self, ids: Sequence[int] | npt.NDArray[Any]) -> Floats:
+        """Logits [n, vocabulary] after each of the n tokens of one text. Raises RequestError as `generate` does."""
+        tokens = [int(token) for token in ids]
+        self._check(tokens)
+        self._cancelled.clear()
+        return self._forward(tokens, every=True)[0]
+
+    def cancel(self) -> None:
+        """End the request that runs now, at the next layer. Callable from any thread."""
+        self._cancelled.set()
+        loaded = self._loaded
+        if loaded is not None:
+            loaded.model.cancel()
+
+    def close(self) -> None:
+        """Give the memory back; the engine cannot be used any more."""
+        with self._turn:
+            self._loaded, self._ids = None, []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What a Generation needs.
+
+    def start(self, prompt: list[int]) -> tuple[Floats, int]:
+        """Logits [vocabulary] after a prompt, and how many of its tokens were in the cache from the request before."""
+        self._cancelled.clear()
+        self._open.model.clear_stats()
+        logits, reused = self._forward(prompt, every=False)
+        return logits[0], reused
+
+    def step(self, ids: list[int]) -> Floats:
+        """Logits [vocabulary] after ids; computes only what the cache does not hold, as a rule the last token."""
+        logits, _ = self._forward(ids, every=False)
+        last: Floats = logits[0]
+        return last
+
+    def stream(self, prompt: list[int]) -> TextStream:
+        """Text of the tokens that follow a prompt."""
+        tokenizer = self._open.tokenizer
+        return TextStream(lambda ids: "", prompt) if tokenizer is None else tokenizer.stream(prompt)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        tokenizer = self._open.tokenizer
+        return frozenset() if tokenizer is None else tokenizer.end_ids
+
+    def store_stats(self) -> StoreStats:
+        """Traffic of the expert store since the last prompt."""
+        return StoreStats(**self._open.model.stats())
+
+    @property
+    def _open(self) -> Loaded:
+        if self._loaded is None:
+            raise UsageError("This engine was closed; open the artifact again.")
+        return self._loaded
+
+    def _check(self, ids: list[int]) -> None:
+        if not ids:
+            raise RequestError("The prompt is empty; it needs at least one token.")
+        if len(ids) > self.context:
+            raise RequestError(
+                f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it, or open the "
+                "artifact with a larger context."
+            )
+        outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
+        if outside is not None:
+            raise RequestError(f"Token id {outside} lies outside the vocabulary of {self.vocabulary}.")
+
+    def _forward(self, ids: list[int], *, every: bool) -> tuple[Floats, int]:
+        """Logits of what the cache does not hold of ids, of all of them if `every`; and how many it held."""
+        with self._turn, _request_errors():
+            model = self._open.model
+            reused = 0 if every else _common(self._ids, ids[:-1])
+            model.reset(reused)
+            if self._cancelled.is_set():
+                raise RequestCancelled("The request was cancelled.")
+            try:
+                logits: Floats = model.forward(np.asarray(ids[reused:], np.int32), every)
+            finally:
+                self._ids = ids[: model.position]
+            return logits, reused
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    """How many first elements are equal."""
+    if left == right:
+        return len(left)
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (mine, theirs) in pairs if mine != theirs), min(len(left), len(right)))
+
+
+@contextmanager
+def _request_errors() -> Iterator[None]:
+    try:
+        yield
+    except _native.ReadError as error:
+        raise RequestError(str(error)) from error
+    except _native.Cancelled as error:
+        raise RequestCancelled(str(error)) from error
+    except ValueError as error:
+        raise RequestError(str(error)) from error

@@ -1,0 +1,143 @@
+"""From an artifact's folder to a model in memory: tables, tokenizer, ledger, then the core, in that order."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from moecompress.artifact.manifest import Manifest
+from moecompress.artifact.reader import ArtifactReader
+from moecompress.core.errors import ArtifactError, RequestError, UsageError
+from moecompress.runtime import _native
+from moecompress.runtime import tokenizer as text
+from moecompress.runtime.families.base import Architecture
+from moecompress.runtime.ledger import Demand, MemoryPlan, Needs, default_budget, plan_memory
+from moecompress.runtime.tables import Tables, read_tables
+
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """budget: bytes, None for what the machine can give. context: None for 4096 or what the model was trained for.
+
+    slots: cache no more experts than this, for studies. lanes: reader threads. io: `direct` and `buffered` insist on a
+    way of reading, `automatic` reads past the page cache where that works. policy: which expert to give up. isa: a
+    kernel path, empty for the best. chunk: tokens of a prompt worked on at once, None for what the budget suggests.
+    None of them changes a bit of the output.
+    """
+
+    budget: int | None = None
+    threads: int = 1
+    context: int | None = None
+    slots: int | None = None
+    lanes: int = 2
+    io: Literal["automatic", "direct", "buffered"] = "automatic"
+    policy: str = "lru"
+    isa: str = ""
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("threads", 1024), ("lanes", 64), ("context", 1 << 24), ("slots", 1 << 31), ("chunk", 4096)):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise UsageError(f"{name} = {value} is not possible; it must lie between 1 and {most}.")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory and what describes it."""
+
+    manifest: Manifest
+    architecture: Architecture
+    tokenizer: text.Tokenizer | None
+    plan: MemoryPlan
+    model: Any
+
+
+def load(folder: Path, options: LoadOptions) -> Loaded:
+    """Read an artifact into a model. Raises BudgetError, ArtifactError, UnsupportedModelError or UsageError."""
+    with ArtifactReader(folder) as reader:
+        manifest = reader.manifest
+        tables = read_tables(manifest)
+        tokenizer = _tokenizer(reader)
+    gc.collect()
+    _native.tidy_heap()
+    plan = _plan(tables, options)
+    model = _model(folder, tables, plan, options)
+    return Loaded(manifest, tables.architecture, tokenizer, plan, model)
+
+
+def _tokenizer(reader: ArtifactReader) -> text.Tokenizer | None:
+    present = reader.manifest.files
+    if text.TOKENIZER not in present:
+        return None
+
+    def mapping(name: str) -> Mapping[str, Any]:
+        return text.parse_json(reader.asset(name), name) if name in present else {}
+
+    template = reader.asset(text.TEMPLATE).decode(errors="replace") if text.TEMPLATE in present else None
+    return text.Tokenizer(
+        text.TokenizerFiles(
+            tokenizer=reader.asset(text.TOKENIZER),
+            settings=mapping(text.SETTINGS),
+            generation=mapping(text.GENERATION),
+            config=reader.manifest.architecture.config,
+            template=template,
+        )
+    )
+
+
+def _plan(tables: Tables, options: LoadOptions) -> MemoryPlan:
+    architecture = tables.architecture
+    most = architecture.sizes.max_positions
+    context = min(DEFAULT_CONTEXT, most) if options.context is None else options.context
+    if not 1 <= context <= most:
+        raise UsageError(f"A context of {context} tokens is not possible; this model was trained for 1 to {most}.")
+
+    @cache
+    def needs(chunk: int) -> Needs:
+        with _artifact_errors():
+            return Needs(**_native.memory_needs(architecture.flags(), tables.trunk, tables.experts, context, chunk))
+
+    demand = Demand(needs, architecture.top_k, architecture.sizes.vocabulary, context, options.threads + options.lanes)
+    plan = plan_memory(demand, default_budget() if options.budget is None else options.budget)
+    return plan if options.slots is None else _limited(plan, needs(plan.chunk), options.slots, architecture.top_k)
+
+
+def _limited(plan: MemoryPlan, needs: Needs, slots: int, top_k: int) -> MemoryPlan:
+    """The plan with at most `slots` slots."""
+    most = needs.experts if plan.resident else plan.slots
+    if not top_k <= slots <= most:
+        raise UsageError(f"slots = {slots} is not possible; with this memory it must lie between {top_k} and {most}.")
+    return replace(plan, slots=slots, cache=min(slots * needs.slot, plan.cache))
+
+
+def _model(folder: Path, tables: Tables, plan: MemoryPlan, options: LoadOptions) -> Any:
+    values = {
+        "threads": options.threads,
+        "context": plan.context,
+        "chunk": options.chunk or plan.chunk,
+        "isa": options.isa,
+        "slots": plan.slots,
+        "lanes": options.lanes,
+        "policy": options.policy,
+        "io": options.io,
+    }
+    with _artifact_errors():
+        return _native.Model(str(folder), tables.architecture.flags(), tables.trunk, tables.experts, values)
+
+
+@contextmanager
+def _artifact_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    except _native.ReadError as error:
+        raise RequestError(str(error)) from error

@@ -1,0 +1,76 @@
+"""What a generation leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Traffic of the expert store during one request. Hits and misses are experts looked up, by phase."""
+
+    prefill_hits: int
+    prefill_misses: int
+    decode_hits: int
+    decode_misses: int
+    reads: int
+    bytes_read: int
+    seconds_waited: float
+    direct: bool
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of experts found in memory while decoding; None when none was looked up."""
+        lookups = self.decode_hits + self.decode_misses
+        return self.decode_hits / lookups if lookups else None
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished text. `reused_tokens` of the prompt were in the key-value cache already.
+
+    `tokens_per_s` is of decoding, `prefill_tokens_per_s` of the prompt's part that was computed.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    reused_tokens: int
+    seconds_to_first_token: float
+    seconds: float
+    peak_rss_bytes: int
+    budget_bytes: int
+    store: StoreStats
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated, a final end-of-text token included."""
+        return len(self.token_ids)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed; the first token belongs to the prompt."""
+        return _rate(len(self.token_ids) - 1, self.seconds - self.seconds_to_first_token)
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Speed of reading the prompt."""
+        return _rate(self.prompt_tokens - self.reused_tokens, self.seconds_to_first_token)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        computed = ("completion_tokens", "tokens_per_s", "prefill_tokens_per_s")
+        return {
+            **asdict(self),
+            "token_ids": list(self.token_ids),
+            **{name: getattr(self, name) for name in computed},
+            "hit_rate": self.store.hit_rate,
+        }
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if count > 0 and seconds > 0 else 0.0
