@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Uniform bits × quantization method on one model, on text that calibration did not see.
 
-    evals/quality.py --model builtin --out evals/results/quality-builtin.json
-    evals/quality.py --model DIR --text a.test.txt b.test.txt --calibration a.train.txt b.train.txt --out FILE
+    evals/quality.py --model builtin --title … --description … --out FILE
+    evals/quality.py --model DIR --text a.test.txt b.test.txt --calibration a.train.txt b.train.txt --title … --description … --out FILE
 
 Each artifact is made by the ordinary pipeline, measured by the native engine against the original's float32 logits, and
 deleted. Points that are already in the output file are not measured again.
@@ -30,12 +30,14 @@ from moecompress.recipe.load import load_recipe
 
 
 def main() -> int:
-    """Measure every point that is missing, then print the table."""
+    """Measure every point that is missing; `scripts/generate_docs` then makes the tables and figures."""
     options = parse()
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"points": {}}
-    results["command"] = " ".join(["evals/quality.py", *sys.argv[1:]])
+    results["command"] = command_line(options)
     model = locate_model(options.model)
     windows = choose_windows(model, options)
+    results["title"], results["description"] = options.title, options.description
+    results["original_bytes"] = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     results["windows"] = {"count": len(windows), "tokens": len(windows[0])}
     for method in options.methods:
         for bits in options.bits:
@@ -44,7 +46,6 @@ def main() -> int:
                 results["points"][name] = measure(model, method, bits, windows, options)
                 options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(markdown(results))
     return 0
 
 
@@ -62,6 +63,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--title", required=True, help="name of the model in tables")
+    parser.add_argument("--description", required=True, help="what the model and the texts are, in a sentence")
     return parser.parse_args()
 
 
@@ -104,19 +107,16 @@ def measure(model: Path, method: str, bits: int, windows: list[Window], options:
         shutil.rmtree(folder)
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The table, original first."""
-    points = results["points"]
-    original = next(iter(points.values()))["original"]
-    rows = ["| experts | bytes | bits/weight | perplexity | mean KL | same top-1 |", "|---|---|---|---|---|---|"]
-    rows.append(f"| original | | 16 | {original['perplexity']:.3f} ± {original['stderr']:.3f} | 0 | 100 % |")
-    for name, point in points.items():
-        figures = point["artifact"]
-        rows.append(
-            f"| {name} | {point['bytes']:,} | {point['bits_per_weight']:.2f} | {figures['perplexity']:.3f} ± "
-            f"{figures['stderr']:.3f} | {figures['kl_mean']:.4f} | {figures['top1_agreement']:.1%} |"
-        )
-    return "\n".join(rows)
+def command_line(options: argparse.Namespace) -> str:
+    """The command without the places of this machine: files by their names."""
+    text = [f"--text {' '.join(Path(path).name for path in options.text)}"] if options.text else []
+    calibration = (
+        [f"--calibration {' '.join(Path(path).name for path in options.calibration)}"] if options.calibration else []
+    )
+    model = options.model if options.model == "builtin" else "MODEL"
+    rest = f"--tokens {options.tokens} --window {options.window} --windows {options.windows}"
+    rest += f" --group-size {options.group_size}"
+    return " ".join(["evals/quality.py", "--model", model, *text, *calibration, rest])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -49,3 +49,28 @@ def size_against(points: Sequence[tuple[str, int, float]], metric: str) -> str:
         axes.set_xlim(left=0)
         axes.margins(0.2)
         return _svg(figure)
+
+
+def quality_figure(results: Mapping[str, Any]) -> str:
+    """KL divergence to the original against bytes on disk, one line per method, from a file of evals/results."""
+    lines: dict[str, list[tuple[float, float, str]]] = {}
+    for name, point in results["points"].items():
+        method, bits, _ = name.split(" ")
+        lines.setdefault(method, []).append((point["bytes"] / 2**20, point["artifact"]["kl_mean"], bits))
+    with plt.rc_context({**_STYLE, "svg.fonttype": "none"}):
+        figure, axes = plt.subplots(figsize=(6, 3.6))
+        for (method, points), marker in zip(lines.items(), "osD^v", strict=False):
+            sizes, divergences, bits = zip(*sorted(points), strict=True)
+            axes.plot(sizes, divergences, marker=marker, label=method)
+            if method == list(lines)[-1]:
+                for size, divergence, width in zip(sizes, divergences, bits, strict=True):
+                    axes.annotate(f"{width} bit", (size, divergence), xytext=(0, -14), textcoords="offset points")
+        axes.set_yscale("log")
+        axes.set_xlabel("MiB on disk")
+        axes.set_ylabel("mean KL divergence (nats)")
+        axes.set_title(results["title"])
+        axes.legend(frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", facecolor="white", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+        return text.getvalue()
