@@ -2,8 +2,8 @@
 
 The error of a candidate is Σ_j importance_j (w_j − ŵ_j)², codes being the nearest ones. The search starts at the full
 range, shrinks both ends together, then moves the ends one by one, and at last alternates nearest codes with the least
-squares scale and minimum for them. A candidate counts only when its float16 grid is better, so the result is never worse
-than min/max.
+squares scale and minimum for them. A candidate counts only when its float16 grid is better, so the result is never
+worse than min/max.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from moecompress.passes.quantize.methods._grid import Grid, covering, rounded
 
-_SHRINK_STEPS = 12
+_SHRINK_STEPS = 8
 _SMALLEST_RANGE = 0.4
 _END_STEPS = (0.1, 0.05)
 _END_MOVES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
@@ -35,7 +35,7 @@ class _Search:
 
     def offer(self, low: torch.Tensor, high: torch.Tensor) -> None:
         """Try the range low..high in every row."""
-        better = self.offer_grid(covering(low, high, self.levels))
+        better = self.offer_grid(Grid(rounded((high - low) / self.levels), rounded(low)))
         self.low, self.high = torch.where(better, low, self.low), torch.where(better, high, self.high)
 
     def offer_grid(self, grid: Grid) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Coordinate descent over codes: a sweep that gives each code, in turn, its best value while all others stay.
 
-With error row e = w − ŵ, the best value of column j is ŵ_j + (e H)_j / H_jj, and the code nearest to it is exactly optimal
-because the row's error is a parabola in ŵ_j: no step can raise e H eᵀ. It repairs what GPTQ's fixed order could not
-(the last columns have nobody to make up for them). A sweep costs about as much as the propagation itself.
+With error row e = w − ŵ, the best value of column j is ŵ_j + (e H)_j / H_jj, and the code nearest to it is exactly
+optimal because the row's error is a parabola in ŵ_j: no step can raise e H eᵀ. It repairs what GPTQ's fixed order
+could not (the last columns have nobody to make up for them). A sweep costs about as much as the propagation itself.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ def descend(weight: torch.Tensor, solution: Solution, hessian: torch.Tensor, lev
     for group, start, stop in groups(len(weight), solution.group_size):
         block = slice(start, stop)
         pull = ratios[:, block].t() @ errors
-        _sweep_columns(weight[block], pull, ratios[block, block], solution.grids[group], levels, codes[block], errors[block])
+        _sweep_columns(pull, ratios[block, block], solution.grids[group], levels, codes[block], errors[block])
     return Solution(codes, solution.grids, solution.group_size)
 
 
 def _sweep_columns(
-    weight: torch.Tensor,
     pull: torch.Tensor,
     ratios: torch.Tensor,
     grid: Grid,
@@ -34,11 +33,9 @@ def _sweep_columns(
     errors: torch.Tensor,
 ) -> None:
     """One group: `pull` `[columns, rows]` is (e H)_j / H_jj, kept up to date as `codes` and `errors` change."""
-    scale, minimum, inverse = grid.scale, grid.minimum, grid.inverse
-    for column in range(len(weight)):
-        old = errors[column].clone()
-        best = weight[column] - old + pull[column]
-        code = best.sub_(minimum).mul_(inverse).round_().clamp_(0, levels)
+    for column in range(len(codes)):
+        code = torch.addcmul(codes[column], pull[column], grid.inverse).round_().clamp_(0, levels)
+        change = (code - codes[column]).mul_(grid.scale)
         codes[column] = code
-        torch.sub(weight[column], code.mul_(scale).add_(minimum), out=errors[column])
-        pull[column + 1 :].addr_(ratios[column, column + 1 :], errors[column] - old)
+        errors[column] -= change
+        pull[column + 1 :].addr_(ratios[column, column + 1 :], change, alpha=-1)

@@ -18,10 +18,13 @@ MAX_DAMPING = 0.1
 
 @dataclass(frozen=True)
 class Factor:
-    """`ratios` float32 `[in, in]`, unit upper triangular; `strength` float32 `[in]`; the damping that was needed."""
+    """`ratios` float32 `[in, in]`, unit upper triangular; `strength` float32 `[in]`; the damped Hessian, float64, and
+    the damping that was needed.
+    """
 
     ratios: torch.Tensor
     strength: torch.Tensor
+    hessian: torch.Tensor
     damping: float
 
 
@@ -37,7 +40,7 @@ def normalized(hessian: torch.Tensor) -> torch.Tensor:
 def factorize(hessian: torch.Tensor, damping: float) -> Factor | None:
     """Factor a normalized Hessian; damping doubles up to 0.1 until Cholesky works. None when it never does.
 
-    Columns without any input (zero diagonal) only carry the damping: they are rounded on their own, never zeroed.
+    Columns without any input (zero diagonal) carry only the damping: they are rounded on their own, never zeroed.
     """
     for amount in _dampings(damping):
         damped = hessian.clone()
@@ -46,7 +49,7 @@ def factorize(hessian: torch.Tensor, damping: float) -> Factor | None:
         upper = reversed_lower.flip(0, 1)
         if not failed and torch.isfinite(upper).all():
             diagonal = upper.diagonal().clone()
-            return Factor((upper / diagonal).float(), diagonal.square().float(), amount)
+            return Factor((upper / diagonal).float(), diagonal.square().float(), damped, amount)
     return None
 
 

@@ -6,13 +6,15 @@ matrix is contiguous and a group's parameters broadcast along it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from moecompress.passes.quantize.methods.base import Quantized
+
+_ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Solution:
 
     def values(self) -> torch.Tensor:
         """The weights the codes stand for, `[in, rows]`."""
-        parts = self.codes.split(self.group_size)
+        parts = torch.split(self.codes, self.group_size)
         return torch.cat([grid.values(part) for grid, part in zip(self.grids, parts, strict=True)])
 
     def quantized(self, remark: str = "") -> Quantized:
@@ -92,3 +94,25 @@ class Solution:
         scale = torch.stack([grid.scale for grid in self.grids], 1).half()
         minimum = torch.stack([grid.minimum for grid in self.grids], 1).half()
         return Quantized(self.codes.t().to(torch.uint8).contiguous(), scale, minimum, remark)
+
+
+def solve_rows(weight: torch.Tensor, solve: Callable[[torch.Tensor], Solution | tuple[Solution, str]]) -> Quantized:
+    """Solve `weight` `[out, in]` some rows at a time, so that a vocabulary's matrix needs little memory.
+
+    `solve` is given float32 `[in, rows]` and returns a solution, with or without a remark.
+    """
+    parts = []
+    for rows in torch.split(weight, _ROWS_AT_ONCE):
+        solved = solve(rows.float().t().contiguous())
+        parts.append(solved.quantized() if isinstance(solved, Solution) else solved[0].quantized(solved[1]))
+    return Quantized.stacked(parts)
+
+
+def nearest(weight: torch.Tensor, group_size: int, levels: int, fit: Callable[[torch.Tensor, slice], Grid]) -> Solution:
+    """Round `weight` `[in, rows]` to nearest; `fit(values, columns)` gives the grid of the group of those columns."""
+    codes, grids = torch.empty_like(weight), []
+    for _, start, stop in groups(len(weight), group_size):
+        part = slice(start, stop)
+        grids.append(fit(weight[part], part))
+        codes[part] = grids[-1].codes(weight[part], levels)
+    return Solution(codes, grids, group_size)

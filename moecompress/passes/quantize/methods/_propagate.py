@@ -1,8 +1,8 @@
 """Column-by-column quantization with error propagation (GPTQ, Frantar et al. 2023, arXiv 2210.17323).
 
 Every column is rounded, and its error is carried into the columns after it: at once inside a group, by one matrix
-product at the start of the next group. A group's grid is fitted when its turn comes, to the weights it then has to hold,
-each column weighted by its `strength` (see `_factor`).
+product at the start of the next group. A group's grid is fitted when its turn comes, to the weights it then has to
+hold, each column weighted by its `strength` (see `_factor`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ def _round_columns(
     """One group: fills `codes` and `errors` = weight − value, column after column. `target` is used up."""
     scale, minimum, inverse = grid.scale, grid.minimum, grid.inverse
     for column in range(len(weight)):
-        code = target[column].sub(minimum).mul_(inverse).round_().clamp_(0, levels)
-        codes[column] = code
-        error = torch.sub(weight[column], code.mul_(scale).add_(minimum), out=errors[column])
+        code = torch.sub(target[column], minimum, out=codes[column]).mul_(inverse).round_().clamp_(0, levels)
+        error = torch.sub(weight[column], (code * scale).add_(minimum), out=errors[column])
         target[column + 1 :].addr_(ratios[column, column + 1 :], error)

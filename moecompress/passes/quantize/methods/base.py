@@ -1,7 +1,8 @@
 """The contract of a quantization method: one matrix in, its codes, scales and minima out.
 
 A method file defines its options (a `MethodOptions`), `solve`, and `METHOD = Method(...)`; its name in recipes is the
-file's name. `solve(weight, spec, hessian, options)` may trust its arguments: `Method` has checked them.
+file's name. `solve(weight, spec, hessian, options)` may trust its arguments, which `Method` has checked, and must not
+change them; the weight is in the source's dtype.
 """
 
 from __future__ import annotations
@@ -38,10 +39,22 @@ class Quantized:
     minimum: torch.Tensor
     remark: str = ""
 
-    def rows(self, sizes: Sequence[int]) -> list[Quantized]:
-        """Split along the rows, for matrices that were solved one above the other."""
-        parts = zip(*(part.split(list(sizes)) for part in (self.codes, self.scale, self.minimum)), strict=True)
-        return [Quantized(*part, remark=self.remark) for part in parts]
+    @classmethod
+    def stacked(cls, parts: Sequence[Quantized]) -> Quantized:
+        """One matrix above the other, with the remarks of all."""
+        codes = torch.cat([part.codes for part in parts])
+        scale, minimum = (torch.cat([getattr(part, name) for part in parts]) for name in ("scale", "minimum"))
+        return cls(codes, scale, minimum, "; ".join(dict.fromkeys(part.remark for part in parts if part.remark)))
+
+    def rows(self, part: slice) -> Quantized:
+        """Some of the rows."""
+        return Quantized(self.codes[part], self.scale[part], self.minimum[part], self.remark)
+
+    def values(self, group_size: int) -> torch.Tensor:
+        """The weights the codes stand for, float32 `[out, in]`."""
+        columns = self.codes.shape[1]
+        scale = self.scale.float().repeat_interleave(group_size, 1)[:, :columns]
+        return (self.codes * scale).add_(self.minimum.float().repeat_interleave(group_size, 1)[:, :columns])
 
     def encoded(self, spec: AffineSpec) -> EncodedWeight:
         """As a weight of the affine codec."""
@@ -50,7 +63,7 @@ class Quantized:
         return EncodedWeight(spec, tuple(self.codes.shape), plain)
 
 
-Solve = Callable[[torch.Tensor, AffineSpec, torch.Tensor | None, Any], Quantized]
+Solve = Callable[[torch.Tensor, AffineSpec, Any, Any], Quantized]
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class Method:
         hessian: torch.Tensor | None = None,
         options: MethodOptions | None = None,
     ) -> Quantized:
-        """Solve for `weight` float32 `[out, in]`; `hessian` is the mean of x xᵀ over its inputs, `[in, in]`.
+        """Solve for `weight` `[out, in]`; `hessian` is the mean of x xᵀ over its inputs, `[in, in]`, of any scale.
 
         Raises SourceError for weights that are not finite or beyond float16, CalibrationError for a bad Hessian.
         """
@@ -76,7 +89,7 @@ class Method:
         if self.needs_hessian:
             _check_hessian(hessian, weight.shape[1])
         with torch.no_grad():
-            return self.solve(weight.float(), spec, hessian, self.options() if options is None else options)
+            return self.solve(weight, spec, hessian, self.options() if options is None else options)
 
     def quantize(
         self,

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from moecompress.codecs.affine import AffineSpec
-from moecompress.passes.quantize.methods._grid import Grid, Solution, covering, groups, rounded
+from moecompress.passes.quantize.methods._grid import Grid, covering, nearest, rounded, solve_rows
 from moecompress.passes.quantize.methods.base import Method, MethodOptions, Quantized
 
 
@@ -29,13 +29,11 @@ class HqqOptions(MethodOptions):
 def solve(weight: torch.Tensor, spec: AffineSpec, hessian: torch.Tensor | None, options: HqqOptions) -> Quantized:
     """Codes of `weight` `[out, in]`; the Hessian is not looked at."""
     levels = 2**spec.bits - 1
-    columns = weight.t().contiguous()
-    codes, grids = torch.empty_like(columns), []
-    for _, start, stop in groups(len(columns), spec.group_size):
-        grid = best_minimum(columns[start:stop], levels, options)
-        codes[start:stop] = grid.codes(columns[start:stop], levels)
-        grids.append(grid)
-    return Solution(codes, grids, spec.group_size).quantized()
+
+    def fit(values: torch.Tensor, columns: slice) -> Grid:
+        return best_minimum(values, levels, options)
+
+    return solve_rows(weight, lambda rows: nearest(rows, spec.group_size, levels, fit))
 
 
 def best_minimum(values: torch.Tensor, levels: int, options: HqqOptions) -> Grid:

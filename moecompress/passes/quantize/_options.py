@@ -1,0 +1,90 @@
+"""The options that quantizing passes share: a method with its own options, a group size, and bits by role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, ValidationInfo, field_validator
+
+from moecompress.codecs.affine import AffineSpec
+from moecompress.core.errors import UsageError
+from moecompress.core.registry import nearest
+from moecompress.passes.base import PassOptions
+from moecompress.passes.quantize.methods.base import Method, MethodOptions
+from moecompress.passes.quantize.methods.table import method_named
+
+BitWidth = Annotated[StrictInt, Field(ge=1, le=8)]
+GroupSize = Literal[32, 64, 128]
+
+
+class RoleBits(BaseModel):
+    """Bits by role; a role that is not named has `default` bits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    default: BitWidth | None = None
+
+    def of(self, role: str) -> int | None:
+        """The bits of a role, None when neither it nor a default is given."""
+        own: int | None = getattr(self, role, None)
+        return self.default if own is None else own
+
+
+def kind_of_bits(value: Any) -> str:
+    """Which branch of `bits` a recipe means: a number, or a mapping by role. So errors speak of that branch only."""
+    return "RoleBits" if isinstance(value, Mapping | RoleBits) else "int"
+
+
+class QuantizeOptions(PassOptions):
+    """Base of the options of quantizing passes."""
+
+    method: str = Field(description="rtn, hqq, gptq, or another registered method")
+    group_size: GroupSize = Field(64, description="columns that share a scale and a minimum: 32, 64 or 128")
+    method_options: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="options of the method, see the method's table"
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _method_is_known(cls, name: str) -> str:
+        try:
+            method_named(name)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    @field_validator("method_options")
+    @classmethod
+    def _method_knows_its_options(cls, values: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """The method's options with their defaults written out, so that a recipe records what was used."""
+        if "method" not in info.data:
+            return values
+        known = method_named(info.data["method"]).options
+        try:
+            return known.model_validate(values).model_dump(mode="json")
+        except ValidationError as error:
+            raise ValueError(_sentence(info.data["method"], known, error)) from error
+
+    @property
+    def solver(self) -> Method:
+        """The method itself."""
+        return method_named(self.method)
+
+    @property
+    def solver_options(self) -> MethodOptions:
+        """The method's options."""
+        return self.solver.options.model_validate(self.method_options)
+
+    def spec(self, bits: int) -> AffineSpec:
+        """How a weight of so many bits is stored."""
+        return AffineSpec(bits=bits, group_size=self.group_size)
+
+
+def _sentence(method: str, known: type[MethodOptions], error: ValidationError) -> str:
+    detail = error.errors()[0]
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        names = list(known.model_fields)
+        hint = nearest(key, names) if names else f" {method} has no options."
+        return f"{method} has no option {key!r}.{hint}"
+    return f"{key} of {method}: {detail['msg']} (it is {detail['input']!r})"
