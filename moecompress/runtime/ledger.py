@@ -109,8 +109,8 @@ def plan_memory(demand: Demand, budget: int) -> MemoryPlan:
 
 
 def _round_up(count: int) -> int:
-    """MiB, so that the number in the message works when it is typed."""
-    return -(-count // (1 << 20))
+    """MiB with some to spare, so that the number in the message works when it is typed into a new process."""
+    return count // (1 << 20) + 2
 
 
 def _spend(demand: Demand, chunk: int, budget: int) -> MemoryPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,10 +13,18 @@ from moecompress.artifact.manifest import Manifest
 from moecompress.artifact.reader import ArtifactReader
 from moecompress.core.errors import ArtifactError, RequestError, UsageError
 from moecompress.runtime import _native
-from moecompress.runtime import tokenizer as text
 from moecompress.runtime.families.base import Architecture
 from moecompress.runtime.ledger import Demand, MemoryPlan, Needs, default_budget, plan_memory
 from moecompress.runtime.tables import Tables, read_tables
+from moecompress.runtime.tokenizer import (
+    GENERATION,
+    SETTINGS,
+    TEMPLATE,
+    TOKENIZER,
+    Tokenizer,
+    TokenizerFiles,
+    parse_json,
+)
 
 DEFAULT_CONTEXT = 4096
 
@@ -55,7 +62,7 @@ class Loaded:
 
     manifest: Manifest
     architecture: Architecture
-    tokenizer: text.Tokenizer | None
+    tokenizer: Tokenizer | None
     plan: MemoryPlan
     model: Any
 
@@ -66,27 +73,26 @@ def load(folder: Path, options: LoadOptions) -> Loaded:
         manifest = reader.manifest
         tables = read_tables(manifest)
         tokenizer = _tokenizer(reader)
-    gc.collect()
     _native.tidy_heap()
     plan = _plan(tables, options)
     model = _model(folder, tables, plan, options)
     return Loaded(manifest, tables.architecture, tokenizer, plan, model)
 
 
-def _tokenizer(reader: ArtifactReader) -> text.Tokenizer | None:
+def _tokenizer(reader: ArtifactReader) -> Tokenizer | None:
     present = reader.manifest.files
-    if text.TOKENIZER not in present:
+    if TOKENIZER not in present:
         return None
 
     def mapping(name: str) -> Mapping[str, Any]:
-        return text.parse_json(reader.asset(name), name) if name in present else {}
+        return parse_json(reader.asset(name), name) if name in present else {}
 
-    template = reader.asset(text.TEMPLATE).decode(errors="replace") if text.TEMPLATE in present else None
-    return text.Tokenizer(
-        text.TokenizerFiles(
-            tokenizer=reader.asset(text.TOKENIZER),
-            settings=mapping(text.SETTINGS),
-            generation=mapping(text.GENERATION),
+    template = reader.asset(TEMPLATE).decode(errors="replace") if TEMPLATE in present else None
+    return Tokenizer(
+        TokenizerFiles(
+            tokenizer=reader.asset(TOKENIZER),
+            settings=mapping(SETTINGS),
+            generation=mapping(GENERATION),
             config=reader.manifest.architecture.config,
             template=template,
         )

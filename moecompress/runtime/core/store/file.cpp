@@ -49,14 +49,16 @@ void File::read(uint8_t* target, uint64_t bytes, uint64_t offset) const {
         const uint64_t piece = std::min(bytes - done, read_piece);
         const ssize_t got = pread(descriptor_, target + done, piece, static_cast<off_t>(offset + done));
         if (got < 0 && errno == EINTR) continue;
-        const std::string place = name_ + " at byte " + std::to_string(offset + done);
-        if (got < 0) throw ReadError("Reading " + place + " failed: " + reason() + ".");
+        if (got < 0)
+            throw ReadError("Reading " + name_ + " at byte " + std::to_string(offset + done) + " failed: " + reason() +
+                            ".");
         const bool torn = direct_ && got % static_cast<ssize_t>(io_alignment) != 0;
-        if (got == 0 || torn)
-            throw ReadError("The file ends too early: " + place + ", " + std::to_string(bytes - done) +
-                            " bytes are missing. It was shortened after it was opened; restore the artifact.");
         if (!direct_) posix_fadvise(descriptor_, static_cast<off_t>(offset + done), got, POSIX_FADV_DONTNEED);
         done += static_cast<uint64_t>(got);
+        if (got == 0 || torn)
+            throw ReadError(name_ + " ends at byte " + std::to_string(offset + done) + ", " +
+                            std::to_string(bytes - done) +
+                            " bytes too early: it was shortened after it was opened. Restore the artifact.");
     }
 }
 
