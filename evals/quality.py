@@ -2,7 +2,7 @@
 """Uniform bits × quantization method on one model, on text that calibration did not see.
 
     evals/quality.py --model builtin --title … --description … --out FILE
-    evals/quality.py --model DIR --text a.test.txt b.test.txt --calibration a.train.txt b.train.txt --title … --description … --out FILE
+    evals/quality.py --model DIR --text a.test.txt --calibration a.train.txt --title … --description … --out FILE
 
 Each artifact is made by the ordinary pipeline, measured by the native engine against the original's float32 logits, and
 deleted. Points that are already in the output file are not measured again.

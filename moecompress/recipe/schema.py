@@ -9,11 +9,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from moecompress.calibration.options import CalibrationOptions
+from moecompress.core.errors import UsageError
 from moecompress.core.registry import members
 from moecompress.core.units import parse_size
 from moecompress.passes.base import Pass, PassOptions
 
-Size = Annotated[int, BeforeValidator(parse_size)]
+
+def _size(value: Any) -> int:
+    """`parse_size` in the way pydantic expects, so that the error keeps its place in the file."""
+    try:
+        return parse_size(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+Size = Annotated[int, BeforeValidator(_size)]
 
 
 class _Strict(BaseModel):
