@@ -155,6 +155,7 @@ void check_entry(const TrunkEntry& entry, uint64_t file_bytes) {
         if (!plain || tensor.bytes != checked_multiply(uint64_t(tensor.columns), size))
             throw std::invalid_argument(what + " is not a plain vector of the length it claims.");
     }
+    if (tensor.offset % 64 != 0) throw std::invalid_argument(what + " does not begin on a line of 64 bytes.");
     if (checked_add(tensor.offset, tensor.bytes) > file_bytes)
         throw std::invalid_argument(what + " lies outside " + entry.file +
                                     ", which is too short. Restore the artifact.");

@@ -1,0 +1,83 @@
+"""The expert store through the engine: what is read, what is kept, how files are opened."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from moecompress.core.errors import ArtifactError
+from moecompress.runtime.engine import Engine
+
+IDS = np.random.default_rng(1).integers(0, 299, 40).tolist()
+
+
+def _lru_misses(trace: list[tuple[int, list[int]]], slots: int) -> int:
+    """Misses of a least-recently-used cache that looks at all experts of a token's layer before it reads."""
+    cache: OrderedDict[tuple[int, int], None] = OrderedDict()
+    misses = 0
+    for layer, experts in trace:
+        keys = [(layer, expert) for expert in experts]
+        found = [key for key in keys if key in cache]
+        for key in found:
+            cache.move_to_end(key)
+        for key in keys:
+            if key not in cache:
+                misses += 1
+                if len(cache) == slots:
+                    cache.pop(next(old for old in cache if old not in keys))
+                cache[key] = None
+    return misses
+
+
+def _routing(model, ids: list[int]) -> list[tuple[int, list[int]]]:
+    """(layer, experts by descending weight) of every token in the order a decoder visits them."""
+    import torch
+
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids]), output_router_logits=True).router_logits
+    chosen = [layer.topk(2, dim=-1).indices.tolist() for layer in logits]
+    return [(layer, chosen[layer][token]) for token in range(len(ids)) for layer in range(len(chosen))]
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5, 9, 14])
+def test_misses_are_those_of_a_least_recently_used_cache(encoded, slots):
+    artifact, model = encoded()
+    with Engine.open(artifact, threads=1, slots=slots, chunk=1) as engine:
+        engine.start(IDS)
+        stats = engine.store_stats()
+    trace = _routing(model, IDS)
+    assert stats.decode_hits + stats.decode_misses == 2 * len(trace)
+    assert stats.decode_misses == stats.reads == _lru_misses(trace, slots)
+
+
+def test_resident_experts_are_read_once(artifact):
+    with Engine.open(artifact, threads=1) as engine:
+        engine.logits(IDS)
+        first = engine.store_stats()
+        engine.logits(IDS)
+        again = engine.store_stats()
+    used = first.prefill_misses
+    assert first.reads == used <= 16
+    assert again.reads == used and again.prefill_hits == first.prefill_hits + used
+
+
+def test_a_long_prompt_reads_each_expert_once_per_chunk(artifact):
+    with Engine.open(artifact, threads=1, slots=2, chunk=20) as engine:
+        engine.start(IDS)
+        stats = engine.store_stats()
+    assert stats.reads == stats.prefill_misses <= 2 * 16
+    assert stats.prefill_hits + stats.prefill_misses <= 2 * 16
+
+
+def test_reading_past_the_page_cache_can_be_insisted_on_or_avoided(artifact):
+    outputs = {}
+    for io in ("direct", "buffered", "automatic"):
+        try:
+            with Engine.open(artifact, threads=1, slots=2, io=io) as engine:
+                outputs[io] = engine.logits(IDS).tobytes()
+                assert engine.store_stats().direct == (io == "direct" or (io == "automatic" and "direct" in outputs))
+        except ArtifactError as error:
+            assert io == "direct" and "does not support direct reads" in str(error)
+    assert len(set(outputs.values())) == 1 and len(outputs) >= 2
