@@ -96,12 +96,12 @@ def _quantize_expert(
     weights: Mapping[Projection, torch.Tensor], options: Options, statistics: LayerStatistics | None, expert: int
 ) -> dict[Projection, Outcome]:
     """One expert: gate and up under the Gram of their inputs, then down under that of its quantized inputs."""
-    inner = {projection: weight for projection, weight in weights.items() if projection != "down"}
+    inner: dict[Projection, torch.Tensor] = {p: weight for p, weight in weights.items() if p != "down"}
     found = _quantize_together(inner, options, statistics.shrunk_gram_in(expert) if statistics else None)
     hessian = None
     if statistics:
-        gate, up = (_values(found[projection]) if projection in found else None for projection in ("gate", "up"))
-        hessian = statistics.shrunk_gram_mid(expert, gate, up)
+        gate = _values(found["gate"]) if "gate" in found else None
+        hessian = statistics.shrunk_gram_mid(expert, gate, _values(found["up"]))
     return {**found, **_quantize_together({"down": weights["down"]}, options, hessian)}
 
 
@@ -157,7 +157,7 @@ def _summary(options: Options, rows: list[dict[str, Any]]) -> str:
 def _planned_spec(options: Options, plan: Any, name: str, role: Role | None, shape: tuple[int, ...]) -> Any:
     """The spec of an expert's matrix; None for everything outside the experts."""
     projection = name.rsplit(".", 1)[-1]
-    return options.spec_of(projection) if role is None and projection in PROJECTIONS else None  # type: ignore[arg-type]
+    return options.spec_of(projection) if role is None and projection in PROJECTIONS else None
 
 
 def _needs(options: Options) -> frozenset[str]:
