@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=64)
     options = parser.parse_args()
     refusal = generate(options, 1).stderr
-    floor = max(int(number) for number in re.findall(r"\b(\d{6,})\b", refusal))
+    floor = int(re.findall(r"smallest that works is (\d+) MiB", refusal)[0]) << 20
     experts = sum(e.bytes for layer in read_manifest(options.artifact).experts for e in layer.experts)
     rows = []
     for budget in (floor, floor + experts // 2, floor + experts + (16 << 20)):

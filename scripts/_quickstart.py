@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 PROMPT = "def read_lines(path):\n"
 TOKENS = 96
-MARGIN_BYTES = 24 << 20
+MARGIN_MIB = 8
 
 
 def main() -> int:
@@ -59,7 +60,7 @@ def quickstart(out: Path) -> dict[str, Any]:
         progress.start("generate", 3, "processes")
         floor = generate(artifact, "1B", check=False)
         progress.advance()
-        generated = generate(artifact, str(floor["smallest_budget_bytes"] + MARGIN_BYTES))
+        generated = generate(artifact, f"{floor['smallest_mib'] + MARGIN_MIB}MiB")
         progress.advance()
         original = generate_original()
         progress.advance()
@@ -94,9 +95,11 @@ def generate(artifact: Path, memory: str, check: bool = True) -> dict[str, Any]:
 
 
 def smallest_budget(message: str) -> dict[str, Any]:
-    """The number of bytes that the refusal of a too small budget names."""
-    words = message.replace("(", " ").split()
-    return {"smallest_budget_bytes": max(int(word) for word in words if word.isdigit())}
+    """The budget, in MiB, that the refusal of a too small one names."""
+    found = re.search(r"smallest that works is (\d+) MiB", message)
+    if found is None:
+        raise MoecompressError(f"A budget of one byte was not refused as expected: {message.strip()}")
+    return {"smallest_mib": int(found[1])}
 
 
 def generate_original() -> dict[str, Any]:

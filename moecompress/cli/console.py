@@ -59,7 +59,7 @@ class TerminalProgress:
 
     def log(self, line: str, details: Mapping[str, Any] | None = None) -> None:
         """One line on stderr, above the bar."""
-        stderr.print(line, style="dim", markup=False)
+        stderr.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The commands as a user meets them: one tiny model from recipe to text, and what is refused on the way."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -101,7 +102,7 @@ def test_generate_runs_where_torch_cannot_be_imported(command, artifact, tmp_pat
 
 def test_a_budget_below_the_floor_names_the_smallest_that_works(command, artifact):
     refused = command("generate", artifact, "--prompt", "x", "--memory", "1MiB", code=2)
-    smallest = max(int(word) for word in refused.stderr.replace("(", " ").split() if word.isdigit())
+    smallest = int(re.search(r"smallest that works is (\d+) MiB", " ".join(refused.stderr.split()))[1]) << 20
     generated = command(
         "generate", artifact, "--prompt", "x", "--memory", smallest, "--max-tokens", 4, "--json", as_json=True
     )
