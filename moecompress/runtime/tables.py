@@ -54,9 +54,14 @@ def read_tables(manifest: Manifest) -> Tables:
     specs = manifest.specs()
     roles = _roles(family, architecture, manifest)
     trunk = [_trunk_row(role, name, manifest.trunk[name], specs) for name, role in roles.items()]
+    return Tables(architecture, trunk, expert_rows(manifest))
+
+
+def expert_rows(manifest: Manifest) -> list[LayerRow]:
+    """The tables of the experts alone, layer by layer. Raises UnsupportedModelError for a codec without kernels."""
+    specs = manifest.specs()
     layers = sorted(manifest.experts, key=lambda layer: layer.layer)
-    experts = [(layer.layer, layer.file, [_expert_row(expert, specs) for expert in layer.experts]) for layer in layers]
-    return Tables(architecture, trunk, experts)
+    return [(layer.layer, layer.file, [_expert_row(expert, specs) for expert in layer.experts]) for layer in layers]
 
 
 def _roles(family: Family, architecture: Architecture, manifest: Manifest) -> dict[str, str]:
@@ -127,5 +132,5 @@ def _kernel(spec: Any) -> tuple[str, int, int]:
     if spec.codec == "dense":
         return f"dense_{spec.dtype}", 0, 0
     raise UnsupportedModelError(
-        f"The native engine has no kernel for the codec {spec.key!r}; use moecompress.load_transformers."
+        f"The engine has no kernel for the codec {spec.key!r}; a newer moecompress may have one."
     )

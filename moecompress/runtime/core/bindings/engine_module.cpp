@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/experts.h"
 #include "forward/model.h"
 #include "store/errors.h"
 
@@ -24,12 +25,7 @@ namespace {
 
 using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
-// (codec, bits, group size, rows, columns, offset, bytes)
-using TensorTuple = std::tuple<std::string, int, int, int64_t, int64_t, uint64_t, uint64_t>;
 using TrunkTuple = std::tuple<std::string, std::string, bool, TensorTuple>;  // (role, file, is a vector, tensor)
-// (offset, bytes, gate, up, down)
-using ExpertTuple = std::tuple<uint64_t, uint64_t, TensorTuple, TensorTuple, TensorTuple>;
-using LayerTuple = std::tuple<int, std::string, std::vector<ExpertTuple>>;  // (layer, file, experts)
 
 template <typename T>
 T field(const nb::dict& values, const char* key) {
@@ -70,28 +66,13 @@ ModelConfig parse_config(const nb::dict& values) {
     return config;
 }
 
-TensorEntry parse_tensor(const TensorTuple& values) {
-    TensorEntry entry;
-    std::string codec;
-    std::tie(codec, entry.bits, entry.group_size, entry.rows, entry.columns, entry.offset, entry.bytes) = values;
-    if (codec != "dense_bf16" && codec != "dense_f32" && codec != "affine")
-        throw std::invalid_argument("The engine has no kernel for the codec '" + codec + "'.");
-    entry.codec = codec == "affine" ? Codec::affine : codec == "dense_f32" ? Codec::dense_f32 : Codec::dense_bf16;
-    return entry;
-}
-
 ModelFiles parse_files(const std::string& folder, const std::vector<TrunkTuple>& trunk,
                        const std::vector<LayerTuple>& experts) {
     ModelFiles files;
     files.folder = folder;
     for (const auto& [role, file, vector, tensor] : trunk)
         files.trunk.push_back({role, file, vector, parse_tensor(tensor)});
-    for (const auto& [layer, file, entries] : experts) {
-        ExpertLayer table{layer, file, {}};
-        for (const auto& [offset, bytes, gate, up, down] : entries)
-            table.experts.push_back({offset, bytes, parse_tensor(gate), parse_tensor(up), parse_tensor(down)});
-        files.experts.push_back(std::move(table));
-    }
+    files.experts = parse_layers(experts);
     return files;
 }
 
@@ -133,20 +114,6 @@ Logits forward(Model& model, const Tokens& tokens, bool all) {
     return Logits(data, 2, shape, owner);
 }
 
-nb::dict statistics(Model& model) {
-    const StoreStatistics& values = model.store().statistics();
-    nb::dict result;
-    result["prefill_hits"] = values.hits[int(Phase::prefill)];
-    result["prefill_misses"] = values.misses[int(Phase::prefill)];
-    result["decode_hits"] = values.hits[int(Phase::decode)];
-    result["decode_misses"] = values.misses[int(Phase::decode)];
-    result["reads"] = values.reads;
-    result["bytes_read"] = values.bytes_read;
-    result["seconds_waited"] = values.seconds_waited;
-    result["direct"] = model.store().direct();
-    return result;
-}
-
 nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& trunk,
                       const std::vector<LayerTuple>& experts, int64_t context, int64_t chunk) {
     const MemoryNeeds needs = Model::needs(parse_config(config), parse_files("", trunk, experts), context, chunk);
@@ -186,7 +153,10 @@ void bind_model(nb::module_& m) {
         .def("cancel", &Model::cancel,
              "End the forward pass that runs, or the next one, with Cancelled; from any thread.")
         .def("reset", &Model::reset, nb::arg("length") = 0, "Forget positions from `length` on, and a pending cancel.")
-        .def("stats", &statistics, "Counters of the expert store since it was opened or they were cleared.")
+        .def(
+            "stats",
+            [](Model& model) { return store_statistics(model.store().statistics(), model.store().direct()); },
+            "Counters of the expert store since it was opened or they were cleared.")
         .def("clear_stats", [](Model& model) { model.store().clear_statistics(); }, "Set all counters to zero.")
         .def_prop_ro("position", &Model::position)
         .def_prop_ro("context", &Model::context)

@@ -25,6 +25,9 @@ public:
 
     // scratch.block_out = experts(scratch.normed), whose vectors are quantised already. `table` counts sparse layers.
     void run(const LayerWeights& weights, int table, int64_t tokens);
+    // The same without shared experts, by the routing in scratch.chosen and scratch.chosen_weight: no expert twice for
+    // a token; an index equal to the layer's number of experts means none.
+    void run_routed(int table, int64_t tokens);
 
 private:
     // One feed-forward for a single token, in row `row` of the working memory.
@@ -33,7 +36,8 @@ private:
         int64_t row;
     };
 
-    void route_tokens(const LayerWeights& weights, int table, const Activations& input);
+    void route_tokens(const LayerWeights& weights, const Activations& input);
+    void add_experts(const LayerWeights& weights, int table, const Activations& input);
     void decode(const LayerWeights& weights, int table, const Activations& input);
     void decode_misses(std::vector<int64_t> pending, const Activations& input);
     void compute_places(const std::vector<Place>& places, const Activations& input);

@@ -24,15 +24,24 @@ SparseBlock::SparseBlock(const Machine& machine, const ModelConfig& config, Expe
 
 void SparseBlock::run(const LayerWeights& weights, int table, int64_t tokens) {
     const Activations input = scratch_.normed.activations(tokens, config_.hidden);
-    route_tokens(weights, table, input);
-    std::fill_n(scratch_.block_out, tokens * config_.hidden, 0.0f);
-    if (tokens == 1)
+    route_tokens(weights, input);
+    add_experts(weights, table, input);
+}
+
+void SparseBlock::run_routed(int table, int64_t tokens) {
+    add_experts(LayerWeights(), table, scratch_.normed.activations(tokens, config_.hidden));
+}
+
+void SparseBlock::add_experts(const LayerWeights& weights, int table, const Activations& input) {
+    group_tokens(table, input.tokens);
+    std::fill_n(scratch_.block_out, input.tokens * config_.hidden, 0.0f);
+    if (input.tokens == 1)
         decode(weights, table, input);
     else
         prefill(weights, table, input);
 }
 
-void SparseBlock::route_tokens(const LayerWeights& weights, int table, const Activations& input) {
+void SparseBlock::route_tokens(const LayerWeights& weights, const Activations& input) {
     const int64_t experts = weights.router.rows;
     machine_.multiply({{weights.router, input, scratch_.router_logits, experts}});
     machine_.run(input.tokens, input.tokens * element_operations * experts, [&](int64_t first, int64_t last) {
@@ -41,15 +50,15 @@ void SparseBlock::route_tokens(const LayerWeights& weights, int table, const Act
                   config_.renormalise, scratch_.chosen + token * config_.top_k,
                   scratch_.chosen_weight + token * config_.top_k);
     });
-    group_tokens(table, input.tokens);
 }
 
-// Counting sort of the chosen (token, rank) slots by expert; stable, so tokens of an expert stay in order.
+// Counting sort of the chosen (token, rank) slots by expert, those without one last; stable, so tokens of an expert
+// stay in order.
 void SparseBlock::group_tokens(int table, int64_t tokens) {
     const size_t experts = store_.layers()[size_t(table)].experts.size();
     const int64_t count = tokens * config_.top_k;
-    first_.assign(experts + 1, 0);
-    lasting_.assign(experts, 0);
+    first_.assign(experts + 2, 0);
+    lasting_.assign(experts + 1, 0);
     wanted_.clear();
     for (int64_t slot = 0; slot < count; ++slot) ++first_[size_t(scratch_.chosen[slot]) + 1];
     for (size_t expert = 0; expert < experts; ++expert) {
@@ -75,10 +84,12 @@ void SparseBlock::add_shared(const LayerWeights& weights, const Activations& inp
 // One token: experts in memory first, while the others are read; then each as it arrives.
 void SparseBlock::decode(const LayerWeights& weights, int table, const Activations& input) {
     const LayerWork work(store_, table, Phase::decode, wanted_);
+    const int experts = int(store_.layers()[size_t(table)].experts.size());
     std::vector<Place> places;
     std::vector<int64_t> misses;
     for (int64_t rank = 0; rank < config_.top_k; ++rank) {
         const int expert = scratch_.chosen[rank];
+        if (expert == experts) continue;  // none
         if (!store_.resident(expert)) {
             misses.push_back(rank);
         } else if (store_.request(expert, true)) {
