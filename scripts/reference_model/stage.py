@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 import transformers
 
+from .memory import peak_mib
 from .settings import REVISION, BuildError
 
 RECORD = "stage.json"
@@ -32,7 +32,7 @@ RECORD = "stage.json"
 class Result:
     """A finished task: its folder, the figures it reported, and what it cost.
 
-    `peak_mib` is the greatest resident memory of the process up to then, over all tasks it had done.
+    `peak_mib` is the greatest resident memory of the process that made it.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Workspace:
             "figures": figures,
             "seconds": round(time.monotonic() - wall, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_mib": peak_mib(),
         }
         write_json(draft / RECORD, record)
         publish(draft, self.result_folder(task))

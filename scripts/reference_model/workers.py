@@ -16,6 +16,7 @@ from types import TracebackType
 
 import torch
 
+from .memory import release
 from .progress import report
 from .settings import BuildError
 from .stage import Result, Task, Workspace
@@ -110,6 +111,7 @@ def _serve(connection: Connection) -> None:
             connection.send(RuntimeError(f"{task.name} failed:\n{traceback.format_exc()}"))
         else:
             report(task.name, f"done in {done.seconds:.0f} s ({done.cpu_seconds:.0f} s CPU, peak {done.peak_mib} MiB)")
+            release()
             connection.send(None)
 
 
