@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
 
 from moecompress import __version__
 from moecompress.cli.console import stderr
 from moecompress.core.errors import MoecompressError
 from moecompress.core.registry import members
+
+_COMPRESS_EXTRA = {"torch", "transformers", "datasets", "accelerate", "safetensors", "scipy", "matplotlib"}
 
 
 def _version(show: bool) -> None:
@@ -47,30 +48,18 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code; Ctrl-C ends quietly with 130."""
     try:
-        code = build_app()(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        build_app()()
     except MoecompressError as error:
-        stderr.print(f"error: {error}", style="red", markup=False)
+        stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        stderr.print("interrupted")
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in {
-            "torch",
-            "transformers",
-            "datasets",
-            "scipy",
-            "matplotlib",
-        }:
+        if (error.name or "").split(".")[0] not in _COMPRESS_EXTRA:
             raise
-        stderr.print(f"error: this command needs {error.name}; install it with: pip install 'moecompress[compress]'")
+        words = f"error: this command needs {error.name}; install it with: pip install 'moecompress[compress]'"
+        stderr.print(words, style="red", markup=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -16,18 +16,19 @@ MICRO_BATCHES = 2
 class Settings:
     """Everything the weights depend on. Two runs with equal settings end in equal weights."""
 
-    steps: int = 3200
+    steps: int = 7000
     seed: int = 0
-    window: int = 1024  # tokens
+    window: int = 512  # tokens
     windows_per_micro_batch: int = 2
-    learning_rate: float = 4e-3  # peak
-    warmup_steps: int = 150
+    learning_rate: float = 2e-3  # peak
+    warmup_steps: int = 200
     weight_decay: float = 0.1
+    second_moment_decay: float = 0.99  # long, because a step sees few tokens of each expert
     auxiliary_loss: float = 0.02
     gradient_clip: float = 1.0
     vocabulary: int = 2048
     hidden: int = 256
-    layers: int = 4
+    layers: int = 2
     experts: int = 8
     top_k: int = 2
     expert_width: int = 256

@@ -124,7 +124,7 @@ def new_optimizer(model: Qwen3MoeForCausalLM, settings: Settings) -> Optimizer:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.second_moment_decay), fused=True)
 
 
 def restore(settings: Settings, tokenizer: Tokenizer, run: Run) -> tuple[Qwen3MoeForCausalLM, Optimizer, list[float]]:

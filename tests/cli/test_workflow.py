@@ -131,7 +131,7 @@ def test_a_missed_gate_fails_and_keeps_the_marked_artifact(command, recipe, tiny
         (("generate", "nowhere", "--prompt", "x"), 1, "nowhere"),
         (("inspect", "nowhere"), 2, "no folder"),
         (("verify", "nowhere"), 1, "nowhere"),
-        (("generate",), 2, "ARTIFACT"),
+        (("generate",), 2, "artifact"),
         (("frobnicate",), 2, "frobnicate"),
         (("eval", "nowhere/model"), 1, "nowhere/model"),
     ],
