@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -151,6 +152,25 @@ def test_cancel_before_the_start_and_between_tokens(engine):
     rest = list(pieces)
     assert generation.result.finish_reason == "cancelled" and len(rest) <= 2
     assert engine.generate(PROMPT, max_tokens=4).run().finish_reason in ("length", "stop")
+
+
+def test_a_signal_reaches_python_while_the_core_computes(artifact):
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    ids = [token % 299 for token in range(512)]
+    with Engine.open(artifact, threads=1, slots=2, chunk=1) as engine:
+        expected = engine.logits(ids[:20])
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.005)
+            with pytest.raises(KeyboardInterrupt):
+                engine.start(ids)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert engine.store_stats().reads < 2 * 2 * len(ids)
+        np.testing.assert_array_equal(engine.logits(ids[:20]), expected)
 
 
 def test_two_texts_may_take_turns(engine):
