@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from moecompress.codecs.affine import AffineSpec
 from moecompress.core.errors import UsageError
@@ -23,6 +32,15 @@ class RoleBits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     default: BitWidth | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _roles_are_known(cls, values: Any) -> Any:
+        known = list(cls.model_fields)
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in known:
+                raise ValueError(f"there is no role {key!r}.{nearest(str(key), known)}")
+        return values
 
     def of(self, role: str) -> int | None:
         """The bits of a role, None when neither it nor a default is given."""

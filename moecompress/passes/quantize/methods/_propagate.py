@@ -1,8 +1,8 @@
 """Column-by-column quantization with error propagation (GPTQ, Frantar et al. 2023, arXiv 2210.17323).
 
 Every column is rounded, and its error is carried into the columns after it: at once inside a group, by one matrix
-product at the start of the next group. A group's grid is fitted when its turn comes, to the weights it then has to
-hold, each column weighted by its `strength` (see `_factor`).
+product at the start of the next group. A group's grid is fitted when its turn comes, to the weights that it then has
+to hold, each column weighted by its `strength` (see `_factor`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,21 @@ def propagate(weight: torch.Tensor, factor: Factor, levels: int, group_size: int
     codes, errors = torch.empty_like(weight), torch.empty_like(weight)
     grids = []
     for _, start, stop in groups(len(weight), group_size):
-        target = torch.addmm(weight[start:stop], factor.ratios[:start, start:stop].t(), errors[:start])
-        grid = fit(target, factor.strength[start:stop], levels)
-        block = slice(start, stop)
-        _round_columns(weight[block], target, factor.ratios[block, block], grid, levels, codes[block], errors[block])
+        block, own = slice(start, stop), factor.ratios[start:stop, start:stop]
+        carried = factor.ratios[:start, block].t() @ errors[:start]
+        grid = fit(weight[block] + _spread(carried, own), factor.strength[block], levels)
+        _round_columns(weight[block], carried.add_(weight[block]), own, grid, levels, codes[block], errors[block])
         grids.append(grid)
     return Solution(codes, grids, group_size)
+
+
+def _spread(carried: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+    """What the group's columns would have to add if each took up its full part of the error carried into the group.
+
+    `carried` counts every earlier group's error in full for each column; a column has less left to make up for once the
+    columns before it have taken their part.
+    """
+    return torch.linalg.solve_triangular(ratios.t(), carried, upper=False, unitriangular=True)
 
 
 def _round_columns(
