@@ -79,9 +79,7 @@ def _statistics(layer: int, options: Options, context: PassContext) -> LayerStat
     if not options.solver.needs_hessian:
         return None
     if context.statistics is None:
-        raise CalibrationError(
-            f"{NAME} with {options.method} needs calibration statistics, but layer {layer} has none."
-        )
+        raise CalibrationError(f"{NAME} with {options.method} needs calibration statistics; layer {layer} has none.")
     return context.statistics
 
 

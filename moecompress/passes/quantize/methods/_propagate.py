@@ -36,7 +36,8 @@ def _spread(carried: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
     `carried` counts every earlier group's error in full for each column; a column has less left to make up for once the
     columns before it have taken their part.
     """
-    return torch.linalg.solve_triangular(ratios.t(), carried, upper=False, unitriangular=True)
+    shares: torch.Tensor = torch.linalg.solve_triangular(ratios.t(), carried, upper=False, unitriangular=True)
+    return shares
 
 
 def _round_columns(
