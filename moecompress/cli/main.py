@@ -55,6 +55,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        words = f"error: {error.strerror or error}{where}. Nothing that was finished is lost; the same command goes on."
+        stderr.print(words, style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _COMPRESS_EXTRA:
             raise
