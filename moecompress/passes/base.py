@@ -86,8 +86,12 @@ class PassContext:
 class Pass:
     """A pass: its options, what statistics it needs, its global plan and its change of one layer.
 
+    apply(layer, options, plan, context) returns the changed layer with its claims; it never changes what it is given,
+    and gives the same bytes for the same arguments. needs(options) names the members of `LayerStatistics` it reads.
     plan(options, layers) returns a plain JSON-able value from headers alone (`layers` maps index → MoeLayer) and is
-    handed back to apply. effective_bits(options, plan, layer, parameter shape) is None for parameters left alone.
+    handed back to apply. planned_spec(options, plan, name, role, shape) is the codec's spec that the parameter will be
+    stored in, None for one left alone; `role` is None for routed experts, whose `name` is `expert_parameter`'s. Every
+    option has a default. `moecompress.testing.pass_checks` checks all of this.
     """
 
     options: type[PassOptions]

@@ -25,7 +25,7 @@ def objective(weight, found, spec, norm=0.7):
     return torch.nn.functional.pad(error, (0, pad)).unflatten(1, (-1, spec.group_size)).sum(-1)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     columns=st.integers(1, 150),
     bits=st.integers(1, 8),
