@@ -129,9 +129,9 @@ def table_rows(outcome: Outcome, generated: Mapping[str, Any], original: Mapping
     size = sum(path.stat().st_size for path in embedded_model().iterdir() if path.suffix != ".md")
     before, after = outcome.evaluation["original"], outcome.evaluation["artifact"]
     return [
-        Row("original (bf16, transformers)", size, 16.0, before["perplexity"], before["stderr"], **speed(original)),
+        Row("original, bf16", size, 16.0, before["perplexity"], before["stderr"], **speed(original)),
         Row(
-            "artifact (native engine)",
+            "artifact",
             outcome.bytes,
             outcome.bits_per_weight,
             after["perplexity"],

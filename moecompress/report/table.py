@@ -25,14 +25,14 @@ class Row:
     peak_rss_bytes: int | None = None
 
 
-HEADINGS = ("model", "bytes on disk", "bits/weight", "perplexity", "mean KL", "same top-1", "tokens/s", "peak memory")
+HEADINGS = ("model", "bytes on disk", "bits/weight", "perplexity", "mean KL", "same top-1", "tokens/s", "peak RSS")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """The texts of a row under HEADINGS."""
     return (
         row.name,
-        f"{row.bytes:,} ({format_size(row.bytes)})",
+        f"{row.bytes:,}",
         f"{row.bits_per_weight:.2f}",
         "–" if row.perplexity is None else f"{row.perplexity:.3f} ± {row.stderr or 0:.3f}",
         "–" if row.kl_mean is None else f"{row.kl_mean:.4f}",
@@ -44,7 +44,9 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def terminal_table(rows: Sequence[Row]) -> Table:
     """The rows for a terminal."""
-    table = Table(*HEADINGS)
+    table = Table(*HEADINGS, box=None)
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
     for row in rows:
         table.add_row(*cells(row))
     return table
