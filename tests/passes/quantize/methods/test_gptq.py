@@ -203,12 +203,12 @@ def test_the_same_input_gives_the_same_bytes_and_is_not_changed():
     assert torch.equal(weight, kept[0]) and torch.equal(hessian, kept[1])
 
 
-def test_damping_doubles_until_cholesky_works():
-    columns = 64
-    hessian = torch.eye(columns, dtype=torch.float64)
-    hessian[0, 0] = -0.03
+@pytest.mark.parametrize(("corner", "needed"), [(1.0, 0.01), (-0.015, 0.02), (-0.03, 0.04), (-0.085, 0.1)])
+def test_damping_doubles_until_cholesky_works(corner, needed):
+    hessian = torch.eye(64, dtype=torch.float64)
+    hessian[0, 0] = corner
     factor = factorize(hessian, 0.01)
-    assert factor is not None and factor.damping == pytest.approx(0.04)
+    assert factor is not None and factor.damping == pytest.approx(needed)
     upper = factor.ratios.double() * factor.strength.double().sqrt()
     torch.testing.assert_close(upper @ upper.T, factor.hessian, rtol=1e-5, atol=1e-6)
 
