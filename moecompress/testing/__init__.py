@@ -12,7 +12,7 @@ from typing import Any
 
 _SUITES = {"check_codec": "codec_checks", "check_pass": "pass_checks", "check_family": "family_checks"}
 
-__all__ = ["check_codec", "check_family", "check_pass"]  # noqa: F822 - given by __getattr__
+__all__ = ["check_codec", "check_family", "check_pass"]
 
 
 def __getattr__(name: str) -> Any:
