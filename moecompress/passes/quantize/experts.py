@@ -15,13 +15,13 @@ from typing import Annotated, Any
 import torch
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from moecompress.calibration.statistics import LayerStatistics
 from moecompress.codecs.affine import AffineSpec
 from moecompress.codecs.table import codec_of
 from moecompress.core.errors import CalibrationError
 from moecompress.core.types import PROJECTIONS, Projection, Role
 from moecompress.passes.base import LayerWeights, Pass, PassContext, Weight, expert_parameter
 from moecompress.passes.quantize._encode import Outcome, encode, full_precision, rounded
+from moecompress.passes.quantize._hessians import ExpertHessians, Weighting
 from moecompress.passes.quantize._options import BitWidth, QuantizeOptions, RoleBits, kind_of_bits
 
 NAME = "quantize.experts"
@@ -52,6 +52,9 @@ class Options(QuantizeOptions):
 
     method: str = Field("gptq", description="rtn, hqq, gptq, or another registered method")
     bits: Bits = Field(4, description="1 to 8, or a mapping of gate, up, down and default")
+    weighting: Weighting = Field(
+        "routing", description="how much a token counts in Hessians: by its routing weight, or none: all the same"
+    )
 
     def spec_of(self, projection: Projection) -> AffineSpec:
         """How the experts' matrices of one kind are stored."""
@@ -65,22 +68,22 @@ def apply(layer: LayerWeights, options: Options, plan: Any, context: PassContext
     """The layer with every expert encoded; layers without routed experts stay as they are."""
     if not layer.experts or layer.index is None:
         return layer
-    statistics = _statistics(layer.index, options, context)
+    hessians = _hessians(layer.index, options, context)
     outcomes = [
-        _quantize_expert(_matrices(layer, expert), options, statistics, expert) for expert in range(len(layer.experts))
+        _quantize_expert(_matrices(layer, expert), options, hessians, expert) for expert in range(len(layer.experts))
     ]
     experts = tuple({projection: outcome.weight for projection, outcome in found.items()} for found in outcomes)
     claims = {expert_parameter(layer.index, e, p): NAME for e, found in enumerate(experts) for p in found}
-    context.note(_note(options, outcomes, statistics))
+    context.note(_note(options, outcomes, hessians))
     return layer.with_experts(experts, claims)
 
 
-def _statistics(layer: int, options: Options, context: PassContext) -> LayerStatistics | None:
+def _hessians(layer: int, options: Options, context: PassContext) -> ExpertHessians | None:
     if not options.solver.needs_hessian:
         return None
     if context.statistics is None:
         raise CalibrationError(f"{NAME} with {options.method} needs calibration statistics; layer {layer} has none.")
-    return context.statistics
+    return ExpertHessians(context.statistics, options.weighting)
 
 
 def _matrices(layer: LayerWeights, expert: int) -> dict[Projection, torch.Tensor]:
@@ -91,15 +94,15 @@ def _matrices(layer: LayerWeights, expert: int) -> dict[Projection, torch.Tensor
 
 
 def _quantize_expert(
-    weights: Mapping[Projection, torch.Tensor], options: Options, statistics: LayerStatistics | None, expert: int
+    weights: Mapping[Projection, torch.Tensor], options: Options, hessians: ExpertHessians | None, expert: int
 ) -> dict[Projection, Outcome]:
     """One expert: gate and up under the Gram of their inputs, then down under that of its quantized inputs."""
     inner: dict[Projection, torch.Tensor] = {p: weight for p, weight in weights.items() if p != "down"}
-    found = _quantize_together(inner, options, statistics.shrunk_gram_in(expert) if statistics else None)
+    found = _quantize_together(inner, options, hessians.inner(expert) if hessians else None)
     hessian = None
-    if statistics:
+    if hessians:
         gate = _values(found["gate"]) if "gate" in found else None
-        hessian = statistics.shrunk_gram_mid(expert, gate, _values(found["up"]))
+        hessian = hessians.middle(expert, gate, _values(found["up"]))
     return {**found, **_quantize_together({"down": weights["down"]}, options, hessian)}
 
 
@@ -119,19 +122,20 @@ def _values(outcome: Outcome) -> torch.Tensor:
 
 
 def _note(
-    options: Options, outcomes: list[dict[Projection, Outcome]], statistics: LayerStatistics | None
+    options: Options, outcomes: list[dict[Projection, Outcome]], hessians: ExpertHessians | None
 ) -> dict[str, Any]:
     """What the log says of a layer: errors of each expert and projection, tokens, share of its own Gram, remarks."""
     rows: list[dict[str, Any]] = []
     for found in outcomes:
         remarks = {projection: outcome.remark for projection, outcome in found.items() if outcome.remark}
         rows.append({"error": {p: rounded(outcome.error) for p, outcome in found.items()}, "remarks": remarks})
-    for row, coverage in zip(rows, statistics.coverage_table() if statistics else (), strict=False):
-        row.update(tokens=coverage.tokens, lam=rounded(coverage.lam))
+    if hessians:
+        for expert, row in enumerate(rows):
+            row.update(tokens=int(hessians.statistics.count[expert]), lam=rounded(hessians.own_share(expert)))
     return {
         "summary": _summary(options, rows),
         "method": options.method,
-        "measure": "output" if statistics else "weight",
+        "measure": "output" if hessians else "weight",
         "specs": {projection: options.spec_of(projection).key for projection in outcomes[0]},
         "experts": rows,
     }
@@ -161,7 +165,7 @@ def _planned_spec(options: Options, plan: Any, name: str, role: Role | None, sha
 def _needs(options: Options) -> frozenset[str]:
     if not options.solver.needs_hessian:
         return frozenset()
-    return frozenset({"shrunk_gram_in", "shrunk_gram_mid", "coverage_table"})
+    return frozenset({"count", "inputs", "top_k_index", "top_k_weights", "gram_layer", "gram_mid_layer"})
 
 
 PASS = Pass(options=Options, stage="quantize", apply=apply, needs=_needs, planned_spec=_planned_spec)

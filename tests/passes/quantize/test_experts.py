@@ -9,6 +9,7 @@ import torch
 from moecompress.codecs.base import EncodedWeight
 from moecompress.core.errors import CalibrationError, RecipeError
 from moecompress.passes.base import PassContext, dense
+from moecompress.passes.quantize._hessians import ExpertHessians
 from moecompress.passes.quantize.experts import PASS
 from moecompress.passes.quantize.methods.table import method_named
 from moecompress.testing.pass_checks import tiny_units
@@ -34,7 +35,7 @@ def same(one, other):
 
 
 def test_gate_and_up_share_their_inputs_gram_and_down_gets_that_of_the_quantized_ones(unit):
-    layer, _ = run(unit)
+    layer, _ = run(unit, weighting="none")
     gptq, statistics = method_named("gptq"), unit.statistics
     for expert in (0, 5):
         made, source = layer.experts[expert], unit.layer.experts[expert]
@@ -45,6 +46,25 @@ def test_gate_and_up_share_their_inputs_gram_and_down_gets_that_of_the_quantized
         assert same(made["down"], gptq.quantize(source["down"], made["down"].spec, middle))
         original = statistics.shrunk_gram_mid(expert, source["gate"].float(), source["up"].float())
         assert not torch.allclose(middle, original, rtol=1e-3)
+
+
+def test_tokens_count_by_their_routing_weight(unit):
+    statistics, hessians = unit.statistics, ExpertHessians(unit.statistics, "routing")
+    gate, up, _ = (unit.layer.experts[3][projection].float() for projection in ("gate", "up", "down"))
+    index, weights = torch.from_numpy(statistics.top_k_index[:]), torch.from_numpy(statistics.top_k_weights[:]).float()
+    routed = (weights * (index == 3)).sum(1)
+    inputs = statistics.inputs(slice(None))
+    hidden = torch.nn.functional.silu(inputs @ gate.T) * (inputs @ up.T)
+    effective = float(routed.sum() ** 2 / routed.square().sum())
+    layers = statistics.gram_layer(), statistics.gram_mid_layer(gate, up)
+    for values, whole, found in zip(
+        (inputs, hidden), layers, (hessians.inner(3), hessians.middle(3, gate, up)), strict=True
+    ):
+        own = (values.T * routed) @ values / routed.sum()
+        lam = effective / (effective + values.shape[1] / 2)
+        torch.testing.assert_close(found, lam * own + (1 - lam) * whole, rtol=2e-2, atol=2e-3 * float(own.abs().max()))
+    assert not torch.allclose(hessians.inner(3), ExpertHessians(statistics, "none").inner(3), rtol=1e-2)
+    assert hessians.own_share(3) < ExpertHessians(statistics, "none").own_share(3)
 
 
 def outputs(expert, inputs):
