@@ -1,10 +1,10 @@
 """Quantize every routed expert: `quantize.experts`.
 
 Gate and up see the same inputs and share a Hessian; down's is computed from what the quantized gate and up make of
-the expert's tokens, so that it makes up for part of their error (MoEQuant's order, arXiv 2505.03804). Experts that
-few tokens reached use Grams shrunk towards their layer's: no expert is skipped, zeroed, or left unquantized. `bits`
-is one number or a mapping of gate, up, down and default. Methods that need no Hessian (`rtn`, `hqq`) need no
-calibration.
+the expert's tokens, so that it makes up for part of their error (MoEQuant's order, arXiv 2505.03804). Tokens count by
+their routing weight. Experts that few tokens reached use Grams shrunk towards their layer's: no expert is skipped,
+zeroed, or left unquantized. `bits` is one number or a mapping of gate, up, down and default. Methods that need no
+Hessian (`rtn`, `hqq`) need no calibration.
 """
 
 from __future__ import annotations
