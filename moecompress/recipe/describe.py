@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -65,21 +65,26 @@ def markdown() -> str:
 
 
 def _table(model: type[BaseModel]) -> Iterator[str]:
+    properties = model.model_json_schema()["properties"]
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for name, field in model.model_fields.items():
-        yield f"| `{name}` | {_type(field)} | {_default(field)} | {(field.description or '').replace('|', 'or')} |"
+        meaning = (field.description or "").replace("|", "or")
+        yield f"| `{name}` | {_type(properties[name])} | {_default(field)} | {meaning} |"
 
 
-def _type(field: FieldInfo) -> str:
-    text = (
-        str(getattr(field.annotation, "__name__", field.annotation))
-        if isinstance(field.annotation, type)
-        else str(field.annotation)
-    )
-    for noise in ("typing.", "collections.abc.", "moecompress.", "<class '", "'>"):
-        text = text.replace(noise, "")
-    return f"`{text}`".replace("|", "or")
+def _type(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema type in words: `integer or null`, `"auto" or "text"`, `list of string`."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[1]
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema or "oneOf" in schema:
+        parts = [_type(part) for part in schema.get("anyOf", schema.get("oneOf"))]
+        return " or ".join(dict.fromkeys(part for part in parts if part != "null"))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    return {"object": "mapping", None: "any"}.get(schema.get("type"), str(schema.get("type")))
 
 
 def _default(field: FieldInfo) -> str:

@@ -51,7 +51,6 @@ class Budget(_Strict):
     """Limits that `plan` checks before anything runs."""
 
     size: Size | None = Field(None, description="largest artifact, bytes on disk (600MiB)")
-    memory: Size | None = Field(None, description="memory the artifact must run in (600MiB)")
 
 
 class Recipe(_Strict):
