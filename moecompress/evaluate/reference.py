@@ -52,8 +52,7 @@ class ReferenceLogits:
 
     def __iter__(self) -> Iterator[Floats]:
         """One float32 array `[n, vocabulary]` per window, in order."""
-        rows = np.memmap(self._path, dtype=np.float16, mode="r").reshape(-1, self._vocabulary)
-        start = 0
-        for window in self._windows:
-            yield rows[start : start + len(window)].astype(np.float32)
-            start += len(window)
+        with self._path.open("rb") as file:
+            for window in self._windows:
+                values = np.fromfile(file, dtype=np.float16, count=len(window) * self._vocabulary)
+                yield values.reshape(len(window), self._vocabulary).astype(np.float32)
