@@ -12,15 +12,16 @@ import torch
 from moecompress.passes.quantize.methods._grid import Grid, Solution, groups
 
 
-def descend(weight: torch.Tensor, solution: Solution, hessian: torch.Tensor, levels: int) -> Solution:
-    """One sweep over all columns of `weight` `[in, rows]`; `hessian` `[in, in]`. The grids stay."""
+def descend(weight: torch.Tensor, solution: Solution, hessian: torch.Tensor, levels: int, sweeps: int = 1) -> Solution:
+    """Sweeps over all columns of `weight` `[in, rows]`; `hessian` `[in, in]`. The grids stay."""
     diagonal = hessian.diagonal()
     ratios = torch.where(diagonal > 0, hessian / diagonal, 0.0).float()
     codes, errors = solution.codes.clone(), weight - solution.values()
-    for group, start, stop in groups(len(weight), solution.group_size):
-        block = slice(start, stop)
-        pull = ratios[:, block].t() @ errors
-        _sweep_columns(pull, ratios[block, block], solution.grids[group], levels, codes[block], errors[block])
+    for _ in range(sweeps):
+        for group, start, stop in groups(len(weight), solution.group_size):
+            block = slice(start, stop)
+            pull = ratios[:, block].t() @ errors
+            _sweep_columns(pull, ratios[block, block], solution.grids[group], levels, codes[block], errors[block])
     return Solution(codes, solution.grids, solution.group_size)
 
 

@@ -56,8 +56,8 @@ def _with_factor(weight: torch.Tensor, factor: Factor, spec: AffineSpec, options
     levels = 2**spec.bits - 1
     fit = best_grid if options.clip_search else _full_range
     solution = propagate(weight, factor, levels, spec.group_size, fit)
-    for _ in range(options.sweeps):
-        solution = descend(weight, solution, factor.hessian, levels)
+    if options.sweeps:
+        solution = descend(weight, solution, factor.hessian, levels, options.sweeps)
     if options.refit:
         solution = refit(weight, solution, factor.hessian)
     if solution.values().norm() < _SMALLEST_NORM * weight.norm():
