@@ -7,6 +7,7 @@ A codec file defines a frozen pydantic `Spec` (its parameters, with a `codec` li
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -30,9 +31,9 @@ class CodecSpec(BaseModel):
     codec: str
 
     @property
+    @abstractmethod
     def key(self) -> str:
         """A short unique name used in tables, for example `affine4g64`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
