@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .arithmetic import compute_type
 from .settings import BuildError, PackagedBase
 from .stage import Result, file_digest
 
@@ -115,8 +116,8 @@ def _smollm_tokenizer(loaded: Any, length: int) -> Any:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write weights, configuration and generation settings."""
-    config = model.config
+    """Write weights in bf16, configuration and generation settings."""
+    config = model.to(torch.bfloat16).config
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
@@ -130,5 +131,5 @@ def copy_tokenizer(source: Result, folder: Path) -> None:
 
 
 def load_dense(base: Result) -> Any:
-    """The base model, a Llama, in bf16 and evaluation mode."""
-    return LlamaForCausalLM.from_pretrained(base.folder, dtype=torch.bfloat16).eval()
+    """The base model, a Llama, in the type that the build computes in and in evaluation mode."""
+    return LlamaForCausalLM.from_pretrained(base.folder, dtype=compute_type()).eval()

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import transformers
 
+from .arithmetic import compute_type
 from .memory import peak_mib
 from .settings import REVISION, BuildError
 
@@ -68,6 +69,7 @@ def environment() -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "arithmetic": str(compute_type()),
         "revision": REVISION,
     }
 

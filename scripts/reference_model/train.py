@@ -1,4 +1,4 @@
-"""What both trainings share: the loss, fp32 masters of bf16 parameters, the learning rate's course."""
+"""What both trainings share: the loss, fp32 masters, the learning rate's course."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def mean_loss(model: Any, samples: torch.Tensor) -> float:
 
 
 class Masters:
-    """AdamW on fp32 copies of bf16 parameters: at rate 1e-3 most single steps would vanish in bf16's rounding."""
+    """AdamW on fp32 copies of the parameters: in bf16, at rate 1e-3 most single steps would vanish in rounding."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], rate: float, clip: float = 1.0) -> None:
         self.parameters, self.rate, self.clip = list(parameters), rate, clip

@@ -10,6 +10,7 @@ import torch
 from transformers import MixtralForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from .arithmetic import compute_type
 from .base import copy_tokenizer, save_model
 from .progress import Progress
 from .settings import TuneSettings
@@ -19,9 +20,9 @@ from .train import Masters, course, next_token_loss, only_train
 
 
 def load_mixture(result: Result) -> Any:
-    """The Mixtral of a result's folder in bf16, in evaluation mode."""
+    """The Mixtral of a result's folder in the type that the build computes in, in evaluation mode."""
     return MixtralForCausalLM.from_pretrained(
-        result.folder, dtype=torch.bfloat16, experts_implementation="eager"
+        result.folder, dtype=compute_type(), experts_implementation="eager"
     ).eval()
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(moecompress.__file__).parents[1] / "scripts"))
 
 import torch.nn.functional as F  # noqa: E402
-from reference_model import assemble, evaluate, expert, router, settings, stage, texts, train, usage  # noqa: E402
+from reference_model import arithmetic, assemble, evaluate, expert, router, settings, stage, texts, train, usage  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralForCausalLM  # noqa: E402
 
 HIDDEN, INNER, LAYERS, VOCABULARY = 16, 24, 2, 40
@@ -167,3 +167,17 @@ def test_usage_names_shares_and_entropy():
 def test_an_argument_without_a_fingerprint_is_an_error():
     with pytest.raises(TypeError, match="has no fingerprint"):
         stage.identity((Path("somewhere"),))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx2": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_the_build_computes_in_bf16_only_where_the_processor_does(monkeypatch, capabilities, wanted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert arithmetic.compute_type() == wanted
