@@ -1,0 +1,61 @@
+// The x86 intrinsics in portable C++, so that the kernels' own sources run on a processor without the instructions.
+// SIMDe 0.8.2 provides them. Here is what it lacks and what it does differently: its fused operations round twice, and
+// its masked loads and stores of 16 floats touch the lanes that the mask leaves out.
+#ifndef MOECOMPRESS_EMULATED_IMMINTRIN
+#define MOECOMPRESS_EMULATED_IMMINTRIN
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
+
+#include "exact.h"
+
+#undef _mm256_fmadd_ps
+#define _mm256_fmadd_ps(a, b, c) emulated::fused(a, b, c)
+#undef _mm512_fmadd_ps
+#define _mm512_fmadd_ps(a, b, c) emulated::fused(a, b, c)
+
+namespace emulated {
+
+// The low byte of each of 16 integers.
+inline simde__m128i low_bytes(simde__m512i integers) {
+    int32_t wide[16];
+    int8_t narrow[16];
+    std::memcpy(wide, &integers, sizeof wide);
+    for (int i = 0; i < 16; ++i) narrow[i] = static_cast<int8_t>(wide[i]);
+    return simde_mm_loadu_si128(narrow);
+}
+
+inline int32_t sum_of(simde__m512i integers) {
+    int32_t wide[16], sum = 0;
+    std::memcpy(wide, &integers, sizeof wide);
+    for (const int32_t integer : wide) sum += integer;
+    return sum;
+}
+
+inline simde__m512 load_lanes(simde__mmask16 mask, const void* from) {
+    float lanes[16] = {};
+    for (int i = 0; i < 16; ++i)
+        if (mask >> i & 1) std::memcpy(lanes + i, static_cast<const char*>(from) + i * sizeof(float), sizeof(float));
+    return simde_mm512_loadu_ps(lanes);
+}
+
+inline void store_lanes(void* to, simde__mmask16 mask, simde__m512 value) {
+    float lanes[16];
+    std::memcpy(lanes, &value, sizeof lanes);
+    for (int i = 0; i < 16; ++i)
+        if (mask >> i & 1) std::memcpy(static_cast<char*>(to) + i * sizeof(float), lanes + i, sizeof(float));
+}
+
+}  // namespace emulated
+
+#undef _mm512_maskz_loadu_ps
+#define _mm512_maskz_loadu_ps(mask, from) emulated::load_lanes(mask, from)
+#undef _mm512_mask_storeu_ps
+#define _mm512_mask_storeu_ps(to, mask, value) emulated::store_lanes(to, mask, value)
+
+#define _mm512_cvtepi32_epi8(a) emulated::low_bytes(a)
+#define _mm512_reduce_add_epi32(a) emulated::sum_of(a)
+
+#endif
