@@ -7,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -114,6 +115,25 @@ Logits forward(Model& model, const Tokens& tokens, bool all) {
     return Logits(data, 2, shape, owner);
 }
 
+template <typename T>
+nb::ndarray<nb::numpy, T> copied(const std::vector<T>& values, int64_t tokens, int layers, int64_t width) {
+    const size_t shape[3] = {size_t(tokens), size_t(layers), size_t(width)};
+    auto kept = std::make_unique<T[]>(values.size());
+    std::copy(values.begin(), values.end(), kept.get());
+    T* const data = kept.release();
+    const nb::capsule owner(data, [](void* memory) noexcept { delete[] static_cast<T*>(memory); });
+    return nb::ndarray<nb::numpy, T>(data, 3, shape, owner);
+}
+
+nb::tuple routing(const Model& model) {
+    if (!model.record()) throw std::invalid_argument("The routing is not recorded; call record_routing() first.");
+    const RoutingRecord& record = *model.record();
+    const int64_t tokens = record.tokens();
+    return nb::make_tuple(copied(record.chosen(), tokens, record.layers(), record.top_k()),
+                          copied(record.weight(), tokens, record.layers(), record.top_k()),
+                          copied(record.guess(), tokens, record.layers(), record.guesses()));
+}
+
 nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& trunk,
                       const std::vector<LayerTuple>& experts, int64_t context, int64_t chunk) {
     const MemoryNeeds needs = Model::needs(parse_config(config), parse_files("", trunk, experts), context, chunk);
@@ -158,6 +178,11 @@ void bind_model(nb::module_& m) {
             [](Model& model) { return store_statistics(model.store().statistics(), model.store().direct()); },
             "Counters of the expert store since it was opened or they were cleared.")
         .def("clear_stats", [](Model& model) { model.store().clear_statistics(); }, "Set all counters to zero.")
+        .def("record_routing", &Model::record_routing, nb::arg("guesses") = 0,
+             "Keep the routing of the latest forward pass, and so many guesses of each router one layer early.")
+        .def("routing", &routing,
+             "Experts uint16 [n, layers, top-k] and weights float32 of the latest forward pass, and the guesses uint16 "
+             "[n, layers, guesses], 65535 for none.")
         .def_prop_ro("position", &Model::position)
         .def_prop_ro("context", &Model::context)
         .def_prop_ro("isa", [](const Model& model) { return std::string(model.kernels().name); });

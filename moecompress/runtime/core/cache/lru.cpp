@@ -12,9 +12,9 @@ public:
         next_[head_] = previous_[head_] = head_;
     }
 
-    void inserted(int slot, int, int, bool lasting) override { link(slot, lasting ? head_ : next_[head_]); }
+    void inserted(int slot, int, bool lasting) override { link(slot, lasting ? head_ : next_[head_]); }
 
-    void used(int slot, int, int) override {
+    void used(int slot, int) override {
         removed(slot);
         link(slot, head_);
     }
@@ -43,7 +43,7 @@ private:
     std::vector<int> next_, previous_;
 };
 
-const RegisteredPolicy lru("lru", [](int slots) { return std::make_unique<LeastRecentlyUsed>(slots); });
+const RegisteredPolicy lru("lru", [](const CacheView& view) { return std::make_unique<LeastRecentlyUsed>(view.slots); });
 
 }  // namespace
 

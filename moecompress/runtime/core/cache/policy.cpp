@@ -19,12 +19,18 @@ RegisteredPolicy::RegisteredPolicy(const std::string& name, PolicyFactory factor
     registry()[name] = std::move(factory);
 }
 
-std::unique_ptr<CachePolicy> make_policy(const std::string& name, int slots) {
+const PolicyFactory& named_policy(const std::string& name) {
     const auto found = registry().find(name);
-    if (found != registry().end()) return found->second(slots);
+    if (found != registry().end()) return found->second;
     std::string known;
-    for (const auto& entry : registry()) known += (known.empty() ? "" : ", ") + entry.first;
+    for (const std::string& other : policy_names()) known += (known.empty() ? "" : ", ") + other;
     throw std::invalid_argument("Unknown cache policy '" + name + "'. Allowed: " + known + ".");
+}
+
+std::vector<std::string> policy_names() {
+    std::vector<std::string> names;
+    for (const auto& entry : registry()) names.push_back(entry.first);
+    return names;
 }
 
 }  // namespace moecompress

@@ -119,6 +119,8 @@ void Model::check_tokens(const int32_t* tokens, int64_t count) const {
 void Model::forward(const int32_t* tokens, int64_t count, bool all, float* logits,
                     const std::function<bool()>& interrupted) {
     check_tokens(tokens, count);
+    if (record_) record_->start(count);
+    record_start_ = position_;
     for (int64_t done = 0; done < count;) {
         const int64_t part = std::min(chunk_, count - done);
         run_chunk(tokens + done, part, interrupted);
@@ -154,11 +156,25 @@ void Model::run_layer(size_t layer, int64_t count) {
         const auto before = config_.layers.begin() + std::ptrdiff_t(layer);
         const auto table = std::count_if(config_.layers.begin(), before, [](const LayerConfig& l) { return l.sparse; });
         sparse_.run(weights, int(table), count);
+        if (record_) record_layer(layer, int(table), count);
     } else {
         feed_forward(machine_, weights.dense, scratch_.normed.activations(count, config_.hidden), scratch_,
                      scratch_.block_out);
     }
     add_to_residual(count);
+}
+
+// The working memory still holds the layer's input and routing.
+void Model::record_layer(size_t layer, int table, int64_t count) {
+    const int64_t first = position_ - record_start_;
+    record_->chose(table, first, count, scratch_);
+    const auto after = std::find_if(config_.layers.begin() + std::ptrdiff_t(layer) + 1, config_.layers.end(),
+                                    [](const LayerConfig& l) { return l.sparse; });
+    if (after == config_.layers.end() || record_->guesses() == 0) return;
+    const PackedMatrix& router = trunk_.layers[size_t(after - config_.layers.begin())].router;
+    const Activations input = scratch_.normed.activations(count, config_.hidden);
+    machine_.multiply({{router, input, scratch_.router_logits, router.rows}});
+    record_->guessed(table + 1, first, count, int(router.rows), scratch_.router_logits);
 }
 
 void Model::normalise(const float* weight, int64_t count) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "forward/feed_forward.h"
 #include "forward/kv_cache.h"
 #include "forward/products.h"
+#include "forward/routing_record.h"
 #include "forward/scratch.h"
 #include "forward/trunk.h"
 #include "store/expert_store.h"
@@ -58,6 +60,10 @@ public:
     // Forgets positions from `length` on, and a pending cancel().
     void reset(int64_t length);
 
+    // From now on keeps the routing of the latest forward pass, with as many guesses of each router one layer early.
+    void record_routing(int64_t guesses) { record_.emplace(int(store_.layers().size()), config_.top_k, guesses); }
+    const std::optional<RoutingRecord>& record() const { return record_; }
+
     int64_t position() const { return position_; }
     int64_t context() const { return cache_.context(); }
     const ModelConfig& config() const { return config_; }
@@ -68,6 +74,7 @@ private:
     void check_tokens(const int32_t* tokens, int64_t count) const;
     void run_chunk(const int32_t* tokens, int64_t count, const std::function<bool()>& interrupted);
     void run_layer(size_t layer, int64_t count);
+    void record_layer(size_t layer, int table, int64_t count);
     void normalise(const float* weight, int64_t count);
     void add_to_residual(int64_t count);
     void last_logits(int64_t count, float* logits);
@@ -84,6 +91,8 @@ private:
     Machine machine_;
     ExpertStore store_;
     SparseBlock sparse_;
+    std::optional<RoutingRecord> record_;
+    int64_t record_start_ = 0;  // position of the record's first token
     int64_t position_ = 0;
     std::atomic<bool> cancelled_{false};
 };

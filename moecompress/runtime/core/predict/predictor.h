@@ -42,7 +42,7 @@ public:
     virtual bool score(int layer, const RouterAhead& ahead, float* scores) const = 0;
 };
 
-using PredictorFactory = std::function<std::unique_ptr<Predictor>(const PredictorSetup& setup)>;
+using PredictorFactory = std::function<std::unique_ptr<Predictor>(PredictorSetup setup)>;
 
 // Names the predictor at load time: `const RegisteredPredictor popularity("popularity", factory);`
 struct RegisteredPredictor {
@@ -50,7 +50,7 @@ struct RegisteredPredictor {
 };
 
 // Throws std::invalid_argument for an unknown name, listing the known ones, and for one whose tables are missing.
-std::unique_ptr<Predictor> make_predictor(const std::string& name, const PredictorSetup& setup);
+std::unique_ptr<Predictor> make_predictor(const std::string& name, PredictorSetup setup);
 std::vector<std::string> predictor_names();
 
 // The `count` largest scores as expert numbers, largest first, the lower expert first among equals.

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cache/policy.h"
+#include "cache/residency.h"
 #include "store/file.h"
 #include "store/lanes.h"
 #include "store/record.h"
@@ -65,31 +65,15 @@ public:
     static uint64_t arena_bytes(const std::vector<ExpertLayer>& layers, int slots);
 
 private:
-    struct Slot {
-        int index = -1;  // of the expert over all layers; -1: empty
-        bool pinned = false;
-        Read read;
-    };
-
-    int index_of(int expert) const { return first_index_[table_] + expert; }
-    int slot_of(int expert) const { return slot_of_[index_of(expert)]; }
-    int free_slot();
-    void fill(int slot, int expert, bool lasting);
-    void forget(int slot);
+    const ExpertEntry& entry(int expert) const { return layers_[residency_.layer()].experts[expert]; }
+    void fill(int slot, int expert);
 
     std::vector<ExpertLayer> layers_;
-    std::vector<File> files_;                // one per layer table
-    std::vector<int> first_index_;           // of each table
-    std::vector<int> table_of_;              // of each expert index
-    std::vector<int> slot_of_;               // of each expert index; -1: not in memory
-    std::vector<uint64_t> slot_offset_;      // in the arena
-    std::deque<Slot> slots_;
-    std::vector<int> empty_;                 // slots never used or freed by a failed read
-    std::vector<uint8_t> unpinned_, unwanted_;  // per slot, for the policy
-    std::vector<int> touched_;                  // slots wanted or requested since begin()
-    std::unique_ptr<CachePolicy> policy_;
+    std::vector<File> files_;  // one per layer table
+    Residency residency_;
+    std::vector<uint64_t> slot_offset_;  // in the arena
+    std::deque<Read> reads_;             // the latest of each slot
     Region arena_;
-    int table_ = 0;
     Phase phase_ = Phase::prefill;
     StoreStatistics statistics_;
     ReaderLanes lanes_;  // last: its threads stop before the slots go
