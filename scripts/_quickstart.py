@@ -15,10 +15,12 @@ from typing import Any
 
 from moecompress.artifact.reader import read_manifest
 from moecompress.artifact.sizes import expert_bits
-from moecompress.cli.console import print_json, stdout, terminal_progress
+from moecompress.cli.console import print_json
+from moecompress.cli.screen import stdout, terminal_progress
 from moecompress.cli.workflow import Outcome, compress_and_measure
 from moecompress.core.errors import MoecompressError
 from moecompress.core.units import format_size
+from moecompress.core.values import plain
 from moecompress.models.locate import embedded_model
 from moecompress.report.html import write_report
 from moecompress.report.table import Row, terminal_table
@@ -152,7 +154,7 @@ def report(out: Path, rows: list[Row], artifact: Path, generated: Mapping[str, A
     """`report.html` from the artifact's manifest and this run's rows."""
     manifest = read_manifest(artifact)
     bits = [[sum(expert_bits(e).values()) / 3 for e in layer.experts] for layer in manifest.experts]
-    provenance = manifest.provenance.model_dump(mode="json")
+    provenance = plain(manifest.provenance)
     notes = [note for unit in provenance.pop("passes") for note in unit["notes"]]
     sample = (PROMPT, str(generated["text"]))
     write_report(out / "report.html", "moecompress quickstart", rows, bits, notes, provenance, sample)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from moecompress.artifact.card import settle
 from moecompress.artifact.checks import check_asset_name, check_manifest, is_weight_file
@@ -34,6 +33,7 @@ from moecompress.artifact.sizes import experts_file, place_experts, place_trunk
 from moecompress.artifact.writing import HashedFile, new_file, new_folder, refuse_existing, write_file
 from moecompress.codecs.base import CodecSpec, EncodedWeight
 from moecompress.codecs.table import codec_of
+from moecompress.core import values
 from moecompress.core.errors import ArtifactError
 from moecompress.core.hashing import canonical_json
 from moecompress.core.types import Projection
@@ -143,12 +143,12 @@ def _planned(weight: EncodedWeight) -> Planned:
     return weight.spec, tuple(weight.shape)
 
 
-def _codecs(weights: Any) -> dict[str, dict[str, object]]:
+def _codecs(weights: Any) -> dict[str, dict[str, Any]]:
     return _plain({weight.spec.key: weight.spec for weight in weights})
 
 
-def _plain(specs: Mapping[str, CodecSpec]) -> dict[str, dict[str, object]]:
-    return {key: specs[key].model_dump(mode="json") for key in sorted(specs)}
+def _plain(specs: Mapping[str, CodecSpec]) -> dict[str, dict[str, Any]]:
+    return {key: values.plain(specs[key]) for key in sorted(specs)}
 
 
 def _described(architecture: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,15 +156,17 @@ def _described(architecture: Mapping[str, Any], provenance: Mapping[str, Any]) -
         canonical_json([dict(architecture), dict(provenance)]).encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"Architecture and provenance must be plain JSON values: {error}.") from error
+    return {
+        "architecture": _part(Architecture, architecture),
+        "provenance": _part(Provenance, provenance),
+    }
+
+
+def _part(kind: type[Any], value: Mapping[str, Any]) -> Any:
     try:
-        return {
-            "architecture": Architecture.model_validate(dict(architecture)),
-            "provenance": Provenance.model_validate(dict(provenance)),
-        }
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{error.title} of an artifact: {place}: {first['msg']}.") from error
+        return values.read(kind, dict(value))
+    except values.Mismatch as wrong:
+        raise ArtifactError(f"{kind.__name__} of an artifact: {wrong.place} {wrong.words}.") from None
 
 
 def _totalled(parts: Mapping[str, Any]) -> Manifest:
@@ -178,7 +180,7 @@ def _totalled(parts: Mapping[str, Any]) -> Manifest:
     size = Size(
         bytes=0, weight_bytes=weight_bytes, parameters=parameters, bits_per_weight=8 * weight_bytes / parameters
     )
-    return draft.model_copy(update={"size": size, "artifact_hash": behaviour_hash(draft)})
+    return replace(draft, size=size, artifact_hash=behaviour_hash(draft))
 
 
 def _link(source: Path, target: Path, stored: StoredFile) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def attach_evaluation(folder: Path, evaluation: Mapping[str, Any]) -> Manifest:
     """
     manifest = read_manifest(folder)
     plain = canonical_evaluation(evaluation)
-    manifest, text, card = settle(manifest.model_copy(update={"evaluation": plain}))
+    manifest, text, card = settle(replace(manifest, evaluation=plain))
     write_file(folder / README, card)
     write_file(folder / MANIFEST, text)
     return manifest
@@ -55,16 +56,16 @@ def settle(manifest: Manifest) -> tuple[Manifest, bytes, bytes]:
         least = others + len(card) + len(manifest_text(final))
         if least <= total:
             text = manifest_text(final, total - others - len(card))
-            return final.model_copy(update={"checksum": _checksum(text)}), text, card
+            return replace(final, checksum=_checksum(text)), text, card
         total = least + _ROOM
 
 
 def _with_total(manifest: Manifest, total: int) -> tuple[Manifest, bytes]:
-    sized = manifest.model_copy(update={"size": manifest.size.model_copy(update={"bytes": total})})
+    sized = replace(manifest, size=replace(manifest.size, bytes=total))
     card = render_card(sized).encode()
     entry = StoredFile(bytes=len(card), sha256=sha256_bytes(card))
     files = dict(sorted({**sized.files, README: entry}.items()))
-    return sized.model_copy(update={"files": files}), card
+    return replace(sized, files=files), card
 
 
 def _checksum(text: bytes) -> str:

@@ -48,7 +48,7 @@ def build_header(lengths: Iterable[tuple[str, int]]) -> bytes:
 def read_header(file: OpenFile) -> dict[str, Span]:
     """Tensor name → its bytes in the file. Raises ArtifactError unless the tensors cover the data without gaps."""
     size = _header_size(file)
-    raw = file.read(8, size).tobytes()
+    raw = bytes(file.read(8, size))
     if raw[:1] != b"{":
         raise ArtifactError(f"{file.path}: the safetensors header does not begin with an opening brace.")
     entries = strict_json.loads(raw, str(file.path))
@@ -65,7 +65,7 @@ def read_header(file: OpenFile) -> dict[str, Span]:
 
 
 def _header_size(file: OpenFile) -> int:
-    size = int.from_bytes(file.read(0, 8).tobytes(), "little")
+    size = int.from_bytes(file.read(0, 8), "little")
     if size > MAX_HEADER or 8 + size > file.size or (8 + size) % PAGE:
         raise ArtifactError(
             f"{file.path}: a header of {size} bytes is not possible. Allowed are at most {MAX_HEADER} bytes, "

@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
-from moecompress.codecs.base import Bytes
 from moecompress.core.errors import ArtifactError, IntegrityError
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -30,23 +27,24 @@ class OpenFile:
         self._descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
 
-    def read(self, offset: int, length: int) -> Bytes:
+    def read(self, offset: int, length: int) -> bytearray:
         """`length` bytes at `offset`, in new memory. ArtifactError outside the file, IntegrityError when it shrank."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise ArtifactError(
                 f"{self.path} has {self.size} bytes; bytes {offset} to {offset + length} are not in it. "
                 "The file is truncated or the manifest is wrong."
             )
-        out = np.empty(length, np.uint8)
+        out = bytearray(length)
+        view = memoryview(out)
         done = 0
         while done < length:
-            count = os.preadv(self._descriptor, [out.data[done:]], offset + done)
+            count = os.preadv(self._descriptor, [view[done:]], offset + done)
             if count == 0:
                 raise IntegrityError(f"{self.path} became shorter while it was read: it had {self.size} bytes.")
             done += count
         return out
 
-    def blocks(self, start: int, end: int) -> Iterator[Bytes]:
+    def blocks(self, start: int, end: int) -> Iterator[bytearray]:
         """Bytes `start` to `end` in blocks of at most 1 MiB."""
         for offset in range(start, end, _BLOCK):
             yield self.read(offset, min(_BLOCK, end - offset))

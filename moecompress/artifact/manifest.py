@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from math import prod
 from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from moecompress.artifact import strict_json
 from moecompress.codecs.base import CodecSpec
 from moecompress.codecs.table import parse_spec
+from moecompress.core import values
 from moecompress.core.errors import ArtifactError, IntegrityError
 from moecompress.core.hashing import canonical_json, fingerprint, sha256_bytes
 from moecompress.core.types import Projection
+from moecompress.core.values import Between, Matches
 
 FORMAT = "moecompress"
 FORMAT_VERSION = 1
@@ -30,17 +31,12 @@ MAX_MANIFEST = 64 << 20
 
 _NO_DIGEST = "0" * 64
 
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Between(0, 2**63 - 1)]
+Digest = Annotated[str, Matches("[0-9a-f]{64}")]
 
 
-class Value(BaseModel):
-    """A strict, immutable part of the manifest: unknown keys and other types are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class StoredTensor(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
     """A packed tensor: a key of `codecs`, its shape, and `bytes` at `offset` of the file, or of its record."""
 
     codec: str
@@ -54,7 +50,8 @@ class StoredTensor(Value):
         return prod(self.shape)
 
 
-class StoredExpert(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredExpert:
     """One record: `bytes` at `offset` of its layer's file, and the matrices inside."""
 
     offset: Count
@@ -62,7 +59,8 @@ class StoredExpert(Value):
     projections: dict[Projection, StoredTensor]
 
 
-class ExpertLayer(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLayer:
     """The experts of decoder layer `layer`, by index, all in `file`."""
 
     layer: Count
@@ -70,33 +68,37 @@ class ExpertLayer(Value):
     experts: tuple[StoredExpert, ...]
 
 
-class Architecture(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
     """The model: its transformers type, its config.json, and the number type of the checkpoint."""
 
     model_type: str
-    config: dict[str, JsonValue]
+    config: dict[str, Any]
     dtype: str
 
 
-class Provenance(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
     """Where the artifact comes from; enough to make it again."""
 
     source_hash: str
-    recipe: dict[str, JsonValue]
+    recipe: dict[str, Any]
     seed: int
     versions: dict[str, str]
     calibration_hash: str | None = None
-    passes: list[JsonValue] = []
+    passes: list[Any] = field(default_factory=list)
 
 
-class StoredFile(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
     """Size and hash of a file."""
 
     bytes: Count
     sha256: Digest
 
 
-class Size(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
     """`bytes`: all files of the folder, manifest and README.md included. `weight_bytes`: trunk and expert files.
 
     `bits_per_weight` is 8 · weight_bytes / parameters: headers, scales and alignment are in it.
@@ -108,17 +110,18 @@ class Size(Value):
     bits_per_weight: float
 
 
-class Manifest(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
     """The whole manifest."""
 
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
     architecture: Architecture
-    codecs: dict[str, dict[str, JsonValue]]
+    codecs: dict[str, dict[str, Any]]
     trunk: dict[str, StoredTensor]
     experts: tuple[ExpertLayer, ...]
     provenance: Provenance
-    evaluation: dict[str, JsonValue] | None = None
+    evaluation: dict[str, Any] | None = None
     files: dict[str, StoredFile]
     size: Size
     artifact_hash: Digest
@@ -140,15 +143,14 @@ class Manifest(Value):
 
 def behaviour_hash(manifest: Manifest) -> str:
     """sha256 over all that determines behaviour, and nothing else: no provenance, no evaluation, no README.md."""
-    plain = manifest.model_dump(mode="json", include={"format", "format_version", "architecture", "codecs"})
-    tables = manifest.model_dump(mode="json", include={"trunk", "experts"})
+    keys = ("format", "format_version", "architecture", "codecs", "trunk", "experts")
     files = {name: file.sha256 for name, file in manifest.files.items() if name != README}
-    return fingerprint({**plain, **tables, "files": files})
+    return fingerprint({**{key: values.plain(getattr(manifest, key)) for key in keys}, "files": files})
 
 
 def manifest_text(manifest: Manifest, length: int | None = None) -> bytes:
     """The file's bytes with their checksum: a top-level key a line, spaces up to `length` bytes, a newline."""
-    plain = manifest.model_dump(mode="json")
+    plain = values.plain(manifest)
     lines = [f"{json.dumps(key)}: {_compact(value)}" for key, value in {**plain, "checksum": _NO_DIGEST}.items()]
     blank = ("{\n" + ",\n".join(lines) + "\n}").encode().ljust((length or 0) - 1) + b"\n"
     head, tail = blank.rsplit(_NO_DIGEST.encode(), 1)
@@ -174,11 +176,9 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             "Install a newer moecompress, or make the artifact again."
         )
     try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{where}: {place[:200]}: {first['msg']}, got {str(first['input'])[:80]!r}.") from error
+        return values.read(Manifest, plain)
+    except values.Mismatch as wrong:
+        raise ArtifactError(f"{where}: {wrong.place[:200]} {wrong.words}, got {str(wrong.value)[:80]!r}.") from None
 
 
 def check_hashes(manifest: Manifest, data: bytes, where: str) -> None:

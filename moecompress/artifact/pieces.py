@@ -6,25 +6,28 @@ piece exists whole or not at all, whenever the process is killed.
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
-
-from moecompress.artifact.manifest import ExpertLayer, StoredFile, StoredTensor, Value
+from moecompress.artifact.manifest import ExpertLayer, StoredFile, StoredTensor
 from moecompress.artifact.writing import sync_folder, write_file
 from moecompress.codecs.base import CodecSpec
 from moecompress.codecs.table import parse_spec
+from moecompress.core import values
 from moecompress.core.errors import ArtifactError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
-class Piece(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
     """The note of a piece: either `trunk` tensors or the `experts` of one layer, in the file as written."""
 
     file: StoredFile
-    codecs: dict[str, dict[str, object]]
+    codecs: dict[str, dict[str, Any]]
     trunk: dict[str, StoredTensor] | None = None
     experts: ExpertLayer | None = None
 
@@ -60,14 +63,14 @@ class PieceFolder:
 
     def note(self, name: str, piece: Piece) -> None:
         """Declare the piece, whose data is on disk, finished."""
-        write_file(self._note(name), piece.model_dump_json().encode())
+        write_file(self._note(name), json.dumps(values.plain(piece)).encode())
 
     def read(self, name: str) -> Piece:
         """The note of a piece. Raises ArtifactError when it is not one."""
         note = self._note(name)
         try:
-            return Piece.model_validate_json(note.read_bytes())
-        except ValidationError as error:
+            return values.read(Piece, json.loads(note.read_bytes()))
+        except ValueError as error:
             raise ArtifactError(f"{note} is not the note of a finished piece; delete the work folder.") from error
 
     def names(self) -> list[str]:

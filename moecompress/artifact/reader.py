@@ -39,7 +39,7 @@ def open_checked(folder: ArtifactFolder) -> tuple[Manifest, dict[str, OpenFile]]
     with folder.open(MANIFEST) as file:
         if file.size > MAX_MANIFEST:
             raise ArtifactError(f"{file.path} has {file.size} bytes; at most {MAX_MANIFEST} are allowed.")
-        data, where = file.read(0, file.size).tobytes(), str(file.path)
+        data, where = bytes(file.read(0, file.size)), str(file.path)
     manifest = parse_manifest(data, where)
     check_manifest(manifest)
     check_hashes(manifest, data, where)
@@ -65,7 +65,7 @@ class ArtifactReader:
     def packed_trunk(self, name: str) -> Bytes:
         """Its bytes as the kernels read them."""
         entry = self.manifest.trunk[self._known(name)]
-        return self._files[TRUNK].read(entry.offset, entry.bytes)
+        return _array(self._files[TRUNK].read(entry.offset, entry.bytes))
 
     def expert(self, layer: int, expert: int) -> Mapping[Projection, EncodedWeight]:
         """The matrices of one expert. Raises IntegrityError when the record is another's or its crc32 is wrong."""
@@ -82,16 +82,16 @@ class ArtifactReader:
         entry, file = self._entry(layer, expert), self._files[self._layers[layer].file]
         record = file.read(entry.offset, entry.bytes)
         expected = check_record_header(record, layer, expert, entry, str(file.path))
-        payload = record[HEADER.size : HEADER.size + payload_bytes(entry)]
-        check_payload(zlib.crc32(payload.data), expected, layer, expert, str(file.path))
-        return record
+        payload = memoryview(record)[HEADER.size : HEADER.size + payload_bytes(entry)]
+        check_payload(zlib.crc32(payload), expected, layer, expert, str(file.path))
+        return _array(record)
 
     def asset(self, name: str) -> bytes:
         """A tokenizer file or the like, whole. Raises UsageError when the artifact has none of that name."""
         if name not in self._files:
             raise UsageError(f"{self._folder} holds no {name!r}. It holds {', '.join(sorted(self._files))}.")
         file = self._files[name]
-        return file.read(0, file.size).tobytes()
+        return bytes(file.read(0, file.size))
 
     def close(self) -> None:
         """Give all files back."""
@@ -121,3 +121,9 @@ class ArtifactReader:
         if not 0 <= expert < len(experts):
             raise UsageError(f"{self._folder}: layer {layer} has experts 0 to {len(experts) - 1}, not {expert}.")
         return experts[expert]
+
+
+def _array(data: bytearray) -> Bytes:
+    import numpy as np  # for weights only: the engine opens artifacts without it
+
+    return np.frombuffer(data, np.uint8)

@@ -11,11 +11,9 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from moecompress.artifact.container import LINE, PAGE, aligned
 from moecompress.artifact.manifest import StoredExpert, StoredTensor
-from moecompress.codecs.base import Bytes, CodecSpec, EncodedWeight
+from moecompress.codecs.base import CodecSpec, EncodedWeight
 from moecompress.codecs.table import codec_of, nbytes
 from moecompress.core.errors import IntegrityError
 from moecompress.core.types import PROJECTIONS, Projection
@@ -57,22 +55,22 @@ def payload_bytes(entry: StoredExpert) -> int:
     return max(tensor.offset + tensor.bytes for tensor in entry.projections.values()) - HEADER.size
 
 
-def pack_record(layer: int, expert: int, entry: StoredExpert, weights: Mapping[Projection, EncodedWeight]) -> Bytes:
-    """The bytes of a record, `[entry.bytes]`."""
-    record = np.zeros(entry.bytes, np.uint8)
+def pack_record(layer: int, expert: int, entry: StoredExpert, weights: Mapping[Projection, EncodedWeight]) -> bytearray:
+    """The `entry.bytes` bytes of a record."""
+    record = bytearray(entry.bytes)
+    view = memoryview(record)
     for name, tensor in entry.projections.items():
         packed = codec_of(weights[name].spec).pack(weights[name])
-        record[tensor.offset : tensor.offset + tensor.bytes] = packed
+        view[tensor.offset : tensor.offset + tensor.bytes] = packed.data
     length = payload_bytes(entry)
-    crc32 = zlib.crc32(record[HEADER.size : HEADER.size + length].data)
-    header = HEADER.pack(MAGIC, RECORD_VERSION, len(entry.projections), layer, expert, length, crc32)
-    record[: HEADER.size] = np.frombuffer(header, np.uint8)
+    crc32 = zlib.crc32(view[HEADER.size : HEADER.size + length])
+    HEADER.pack_into(record, 0, MAGIC, RECORD_VERSION, len(entry.projections), layer, expert, length, crc32)
     return record
 
 
-def check_record_header(data: Bytes, layer: int, expert: int, entry: StoredExpert, where: str) -> int:
+def check_record_header(data: bytearray, layer: int, expert: int, entry: StoredExpert, where: str) -> int:
     """The payload's crc32. Raises IntegrityError unless the header is that of this expert's record."""
-    found = RecordHeader(*HEADER.unpack(data[: HEADER.size].tobytes()))
+    found = RecordHeader(*HEADER.unpack_from(data))
     expected = RecordHeader(
         MAGIC, RECORD_VERSION, len(entry.projections), layer, expert, payload_bytes(entry), found.crc32
     )

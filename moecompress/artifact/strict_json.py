@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from moecompress.core.errors import ArtifactError
@@ -13,7 +14,7 @@ MAX_DEPTH = 64
 def loads(data: bytes, where: str) -> Any:
     """The value of UTF-8 JSON. Raises ArtifactError for duplicate keys, NaN, infinities, or nesting beyond 64."""
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError as error:
         raise ArtifactError(f"{where}: JSON nested deeper than {MAX_DEPTH}.") from error
     except ValueError as error:
@@ -34,6 +35,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 def _depth(value: Any) -> int:

@@ -16,7 +16,7 @@ from moecompress.artifact.records import HEADER, check_payload, check_record_hea
 from moecompress.core.errors import ArtifactError, IntegrityError
 
 OnBytes = Callable[[int], None]
-Update = Callable[[memoryview], None]
+Update = Callable[[bytearray], None]
 
 
 def verify(folder: Path, on_bytes: OnBytes | None = None) -> None:
@@ -92,7 +92,7 @@ def _check_record(file: OpenFile, layer: ExpertLayer, index: int, on_bytes: OnBy
     expected = check_record_header(header, layer.layer, index, record, where)
     crc32 = 0
 
-    def both(block: memoryview) -> None:
+    def both(block: bytearray) -> None:
         nonlocal crc32
         crc32 = zlib.crc32(block, crc32)
         update(block)
@@ -106,5 +106,5 @@ def _check_record(file: OpenFile, layer: ExpertLayer, index: int, on_bytes: OnBy
 
 def _digest(file: OpenFile, start: int, end: int, on_bytes: OnBytes, update: Update) -> None:
     for block in file.blocks(start, end):
-        update(block.data)
-        on_bytes(block.size)
+        update(block)
+        on_bytes(len(block))

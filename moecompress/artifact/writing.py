@@ -33,9 +33,9 @@ class HashedFile:
         with _naming(path, 0):
             self._descriptor = os.open(path, _FLAGS, 0o666)
 
-    def write(self, data: bytes | Bytes) -> None:
+    def write(self, data: bytes | bytearray | Bytes) -> None:
         """Append. Raises ArtifactError with the cause, for example a full disk."""
-        view = memoryview(data) if isinstance(data, bytes) else data.data.cast("B")
+        view = memoryview(data if isinstance(data, bytes | bytearray) else data.data).cast("B")
         self._digest.update(view)
         with _naming(self._path, self.position):
             while view:

@@ -12,10 +12,11 @@ import sys
 import typer
 
 from moecompress import __version__
-from moecompress.cli.console import stderr
+from moecompress.cli.console import fail
 from moecompress.core.errors import MoecompressError
-from moecompress.core.registry import members
+from moecompress.core.registry import member, members, names
 
+_KIND = ("moecompress.cli.commands", "COMMAND", "moecompress.commands")
 _COMPRESS_EXTRA = {"torch", "transformers", "datasets", "accelerate", "safetensors", "scipy", "matplotlib"}
 
 
@@ -25,8 +26,8 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-def build_app() -> typer.Typer:
-    """The application with every command of `moecompress.cli.commands`."""
+def build_app(only: str | None = None) -> typer.Typer:
+    """The application with every command of `moecompress.cli.commands` and of plug-ins, or with one of them."""
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=True,
@@ -40,17 +41,23 @@ def build_app() -> typer.Typer:
     ) -> None:
         """Options before the command."""
 
-    for name, command in members("moecompress.cli.commands", "COMMAND", "moecompress.commands").items():
+    commands = members(*_KIND) if only is None else {only: member(only, *_KIND)}
+    for name, command in commands.items():
         app.command(name.rstrip("_"))(command)
     return app
+
+
+def named_command(arguments: list[str]) -> str | None:
+    """The module of the built-in command that the arguments name, so that no other is imported."""
+    return next((name for name in names(_KIND[0]) if arguments[:1] == [name.rstrip("_")]), None)
 
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code; Ctrl-C ends quietly with 130."""
     try:
-        build_app()()
+        build_app(named_command(sys.argv[1:]))()
     except MoecompressError as error:
-        stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        fail(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,13 +65,13 @@ def main() -> None:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         words = f"error: {error.strerror or error}{where}. Nothing that was finished is lost; the same command goes on."
-        stderr.print(words, style="red", markup=False, soft_wrap=True)
+        fail(words)
         sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _COMPRESS_EXTRA:
             raise
         words = f"error: this command needs {error.name}; install it with: pip install 'moecompress[compress]'"
-        stderr.print(words, style="red", markup=False, soft_wrap=True)
+        fail(words)
         sys.exit(2)
 
 

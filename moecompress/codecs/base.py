@@ -1,39 +1,54 @@
 """What a codec is: how a compressed `[out, in]` matrix is stored, and exactly which numbers it stands for.
 
-A codec file defines a frozen pydantic `Spec` (its parameters, with a `codec` literal), the class below, and
+A codec file defines a frozen dataclass `Spec` (its parameters, with a `codec` literal), the class below, and
 `CODEC = ThatClass()`. Bytes on disk are the bytes the kernels read. What decodes differently has another `codec`.
+Opening an artifact needs `Spec` and `nbytes` alone: numpy is imported where weights are packed or unpacked, not before.
 `moecompress.testing.check_codec` runs over every codec found.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
-
+from moecompress.core import values
 from moecompress.core.errors import ArtifactError
 
-Bytes = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Bytes: TypeAlias = "npt.NDArray[np.uint8]"
+Floats: TypeAlias = "npt.NDArray[np.float32]"
 
 MAX_DIMENSIONS = 8
 
 
-class CodecSpec(BaseModel):
-    """Parameters of a codec; equal specs decode alike."""
+@dataclass(frozen=True, kw_only=True)
+class CodecSpec(ABC):
+    """Parameters of a codec; equal specs decode alike. Raises ArtifactError for a parameter out of its range."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     codec: str
+
+    def __post_init__(self) -> None:
+        try:
+            values.check(self)
+        except values.Mismatch as mismatch:
+            raise bad_parameter(self.codec, mismatch) from None
 
     @property
     @abstractmethod
     def key(self) -> str:
         """A short unique name used in tables, for example `affine4g64`."""
+
+
+def bad_parameter(codec: str, mismatch: values.Mismatch) -> ArtifactError:
+    """The error for a parameter of a codec that is not possible."""
+    found = repr(mismatch.value)[:100]
+    return ArtifactError(f"Bad parameter {mismatch.place!r} of codec {codec!r}: {found}. It {mismatch.words}.")
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Codec(Protocol):
     def unpack(self, data: Bytes, spec: Any, shape: tuple[int, ...]) -> EncodedWeight:
         """The inverse of `pack`. Raises ArtifactError when `data` has not exactly `nbytes` bytes."""
 
-    def dequantize(self, weight: EncodedWeight) -> npt.NDArray[np.float32]:
+    def dequantize(self, weight: EncodedWeight) -> Floats:
         """The float32 matrix the codes stand for: the oracle of every kernel."""
 
     def random(self, spec: Any, shape: tuple[int, ...], generator: np.random.Generator) -> EncodedWeight:
@@ -79,28 +94,3 @@ def check_shape(spec: CodecSpec, shape: tuple[int, ...], dimensions: range) -> N
         raise ArtifactError(f"{spec.key} stores tensors of {allowed} dimensions, not of shape {list(shape)}.")
     if any(size < 1 for size in shape):
         raise ArtifactError(f"{spec.key} cannot store shape {list(shape)}: every size must be at least 1.")
-
-
-def check_arrays(weight: EncodedWeight, expected: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
-    """Raise ArtifactError unless the weight has exactly the expected arrays: name → (shape, dtype)."""
-    if set(weight.arrays) != set(expected):
-        raise ArtifactError(
-            f"A weight of codec {weight.spec.key} has the arrays {sorted(weight.arrays)}; expected {sorted(expected)}."
-        )
-    for name, (shape, dtype) in expected.items():
-        array = weight.arrays[name]
-        if array.shape != shape or array.dtype != np.dtype(dtype):
-            raise ArtifactError(
-                f"Array {name!r} of a {weight.spec.key} weight of shape {list(weight.shape)} is {array.dtype} "
-                f"{list(array.shape)}; expected {np.dtype(dtype)} {list(shape)}."
-            )
-
-
-def check_length(data: Bytes, spec: CodecSpec, shape: tuple[int, ...], nbytes: int) -> Bytes:
-    """`data` as contiguous bytes. Raises ArtifactError unless it is uint8 of exactly `nbytes` bytes."""
-    if data.dtype != np.uint8 or data.ndim != 1 or data.size != nbytes:
-        raise ArtifactError(
-            f"A packed {spec.key} weight of shape {list(shape)} has {nbytes} bytes; "
-            f"got {data.dtype} of shape {list(data.shape)}. The file is truncated or its table is wrong."
-        )
-    return np.ascontiguousarray(data)

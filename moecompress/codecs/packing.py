@@ -8,33 +8,21 @@ element by element. Here the four columns of a quad travel as one uint32, so eve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moecompress.codecs.base import Bytes
-
-TILE_ROWS = 16
-BLOCK_COLUMNS = 32
-QUADS = 8
-VECTOR_BYTES = 64
+from moecompress.codecs.base import Bytes, CodecSpec, EncodedWeight
+from moecompress.codecs.tiles import BLOCK_COLUMNS, QUADS, TILE_ROWS, VECTOR_BYTES, blocks, tiles
+from moecompress.core.errors import ArtifactError
 
 PLANES: dict[int, tuple[int, ...]] = {
     1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,),
 }  # fmt: skip
 
 Words = npt.NDArray[np.uint32]
-
-
-def tiles(rows: int) -> int:
-    """Tiles of 16 rows that hold `rows` rows."""
-    return -(-rows // TILE_ROWS)
-
-
-def blocks(columns: int) -> int:
-    """Blocks of 32 columns that hold `columns` columns."""
-    return -(-columns // BLOCK_COLUMNS)
 
 
 def padded(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -91,3 +79,28 @@ def _pack_plane(digits: Words, width: int) -> Words:
 def _unpack_plane(vectors: Words, width: int) -> Words:
     """The inverse of `_pack_plane`: `[tiles, blocks, width, 16]` to `[tiles, blocks, 8, 16]`."""
     return np.concatenate([_digits(vectors, position, width) for position in range(0, QUADS, width)], axis=2)
+
+
+def check_arrays(weight: EncodedWeight, expected: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+    """Raise ArtifactError unless the weight has exactly the expected arrays: name → (shape, dtype)."""
+    if set(weight.arrays) != set(expected):
+        raise ArtifactError(
+            f"A weight of codec {weight.spec.key} has the arrays {sorted(weight.arrays)}; expected {sorted(expected)}."
+        )
+    for name, (shape, dtype) in expected.items():
+        array = weight.arrays[name]
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            raise ArtifactError(
+                f"Array {name!r} of a {weight.spec.key} weight of shape {list(weight.shape)} is {array.dtype} "
+                f"{list(array.shape)}; expected {np.dtype(dtype)} {list(shape)}."
+            )
+
+
+def check_length(data: Bytes, spec: CodecSpec, shape: tuple[int, ...], nbytes: int) -> Bytes:
+    """`data` as contiguous bytes. Raises ArtifactError unless it is uint8 of exactly `nbytes` bytes."""
+    if data.dtype != np.uint8 or data.ndim != 1 or data.size != nbytes:
+        raise ArtifactError(
+            f"A packed {spec.key} weight of shape {list(shape)} has {nbytes} bytes; "
+            f"got {data.dtype} of shape {list(data.shape)}. The file is truncated or its table is wrong."
+        )
+    return np.ascontiguousarray(data)

@@ -6,39 +6,38 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from pydantic import ValidationError
-
-from moecompress.codecs.base import Codec, CodecSpec
+from moecompress.codecs.base import Codec, CodecSpec, bad_parameter
+from moecompress.core import values
 from moecompress.core.errors import ArtifactError
-from moecompress.core.registry import members, nearest
+from moecompress.core.registry import member, members, nearest
+
+_KIND = ("moecompress.codecs", "CODEC", "moecompress.codecs")
 
 
 def codecs() -> dict[str, Codec]:
     """Codec id → codec."""
-    return members("moecompress.codecs", "CODEC", "moecompress.codecs")
+    return members(*_KIND)
 
 
 def codec_of(spec: CodecSpec) -> Codec:
     """The codec that stores weights of this spec."""
-    return codecs()[spec.codec]
+    codec: Codec = member(spec.codec, *_KIND)
+    return codec
 
 
 def parse_spec(value: Mapping[str, Any]) -> CodecSpec:
     """The spec written as a plain mapping. Raises ArtifactError for an unknown codec or bad parameters."""
     name = value.get("codec")
-    known = codecs()
-    if not isinstance(name, str) or name not in known:
+    codec = member(name, *_KIND) if isinstance(name, str) else None
+    if codec is None:
         raise ArtifactError(
-            f"Unknown codec {name!r}.{nearest(str(name), list(known))} A newer moecompress may know it."
+            f"Unknown codec {name!r}.{nearest(str(name), list(codecs()))} A newer moecompress may know it."
         )
     try:
-        return known[name].Spec.model_validate(dict(value))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(
-            f"Bad parameter {where!r} of codec {name!r}: {repr(first['input'])[:100]}. {first['msg']}."
-        ) from error
+        spec: CodecSpec = values.read(codec.Spec, dict(value))
+    except values.Mismatch as mismatch:
+        raise bad_parameter(str(name), mismatch) from None
+    return spec
 
 
 def nbytes(spec: CodecSpec, shape: tuple[int, ...]) -> int:

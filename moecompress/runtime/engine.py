@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from moecompress.artifact.manifest import Manifest
 from moecompress.core.errors import RequestError, UsageError
@@ -28,11 +26,15 @@ from moecompress.runtime.generation import Generation, RequestCancelled
 from moecompress.runtime.ledger import MemoryPlan
 from moecompress.runtime.loading import Loaded, LoadOptions, load
 from moecompress.runtime.results import StoreStats
-from moecompress.runtime.sampling import SamplingOptions
+from moecompress.runtime.sampling import GREEDY, Choice, SamplingOptions
 from moecompress.runtime.text import TextStream
 from moecompress.runtime.tokenizer import Tokenizer
 
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -42,7 +44,7 @@ class Engine:
         self._loaded: Loaded | None = loaded
         self._turn = threading.Lock()
         self._cancelled = threading.Event()
-        self._ids: list[int] = []  # tokens whose keys and values are in the cache
+        self._ids: list[int] = []  # the first `position` of them have their keys and values in the cache
 
     @classmethod
     def open(
@@ -121,12 +123,14 @@ class Engine:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         return Generation(self, ids, max_tokens, sampling, stops)
 
-    def logits(self, ids: Sequence[int] | npt.NDArray[Any]) -> Floats:
+    def logits(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Logits [n, vocabulary] after each of the n tokens of one text. Raises RequestError as `generate` does."""
         tokens = [int(token) for token in ids]
         self._check(tokens)
         self._cancelled.clear()
-        return self._forward(tokens, every=True)[0]
+        logits: npt.NDArray[np.float32]
+        logits, _ = self._compute(tokens, 0, lambda model, rest: model.forward(rest, True))
+        return logits
 
     def cancel(self) -> None:
         """End the request that runs now, at the next layer. Callable from any thread."""
@@ -150,18 +154,18 @@ class Engine:
 
     # What a Generation needs.
 
-    def start(self, prompt: list[int]) -> tuple[Floats, int]:
-        """Logits [vocabulary] after a prompt, and how many of its tokens were in the cache from the request before."""
+    def start(self, prompt: list[int], choice: Choice = GREEDY) -> tuple[int, int]:
+        """The token after a prompt, and how many of the prompt's were in the cache from the request before."""
         self._cancelled.clear()
         self._open.model.clear_stats()
-        logits, reused = self._forward(prompt, every=False)
-        return logits[0], reused
+        return self._next(prompt, choice)
 
-    def step(self, ids: list[int]) -> Floats:
-        """Logits [vocabulary] after ids; computes only what the cache does not hold, as a rule the last token."""
-        logits, _ = self._forward(ids, every=False)
-        last: Floats = logits[0]
-        return last
+    def step(self, ids: list[int], choice: Choice = GREEDY) -> int:
+        """The token after ids; computes only what the cache does not hold, as a rule the last of them.
+
+        The caller may append to `ids` between steps, but not change what is in it.
+        """
+        return self._next(ids, choice)[0]
 
     def stream(self, prompt: list[int]) -> TextStream:
         """Text of the tokens that follow a prompt."""
@@ -196,27 +200,27 @@ class Engine:
         if outside is not None:
             raise RequestError(f"Token id {outside} lies outside the vocabulary of {self.vocabulary}.")
 
-    def _forward(self, ids: list[int], *, every: bool) -> tuple[Floats, int]:
-        """Logits of what the cache does not hold of ids, of all of them if `every`; and how many it held."""
+    def _next(self, ids: list[int], choice: Choice) -> tuple[int, int]:
+        return self._compute(ids, len(ids) - 1, lambda model, rest: model.next(rest, *choice))
+
+    def _compute(self, ids: list[int], reusable: int, run: Callable[[Any, array[int]], T]) -> tuple[T, int]:
+        """What `run` gives for the ids that the cache does not hold, and how many of the first `reusable` it held."""
         with self._turn, _request_errors():
             model = self._open.model
-            reused = 0 if every else _common(self._ids, ids[:-1])
+            held = min(model.position, reusable)
+            reused = held if ids is self._ids else _common(self._ids, ids, held)
             model.reset(reused)
             if self._cancelled.is_set():
                 raise RequestCancelled("The request was cancelled.")
-            try:
-                logits: Floats = model.forward(np.asarray(ids[reused:], np.int32), every)
-            finally:
-                self._ids = ids[: model.position]
-            return logits, reused
+            self._ids = ids
+            return run(model, array("i", ids[reused:])), reused
 
 
-def _common(left: list[int], right: list[int]) -> int:
-    """How many first elements are equal."""
-    if left == right:
-        return len(left)
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((index for index, (mine, theirs) in pairs if mine != theirs), min(len(left), len(right)))
+def _common(left: list[int], right: list[int], most: int) -> int:
+    """How many of the first `most` elements are equal."""
+    if left[:most] == right[:most]:
+        return most
+    return next(index for index in range(most) if left[index] != right[index])
 
 
 @contextmanager

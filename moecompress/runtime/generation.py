@@ -27,11 +27,11 @@ class Generation:
         self, engine: Engine, prompt: list[int], max_tokens: int, sampling: SamplingOptions, stops: Sequence[str]
     ) -> None:
         self._engine = engine
-        self._prompt = prompt
+        self._ids = prompt  # grows by what is generated
+        self._prompt_tokens = len(prompt)
         self._limit = min(max_tokens, engine.context - len(prompt) + 1)
         self._sampler = Sampler(sampling)
         self._stops = StopScanner(stops)
-        self._tokens: list[int] = []
         self._pieces: list[str] = []
         self._result: GenerationResult | None = None
         self._cancelled = False
@@ -40,7 +40,7 @@ class Generation:
     @property
     def prompt_ids(self) -> tuple[int, ...]:
         """Token ids of the prompt."""
-        return tuple(self._prompt)
+        return tuple(self._ids[: self._prompt_tokens])
 
     @property
     def result(self) -> GenerationResult:
@@ -70,25 +70,28 @@ class Generation:
         begun = time.perf_counter()
         first, reused = begun, 0
         reason: FinishReason = "cancelled"
-        stream = self._engine.stream(self._prompt)
+        stream = self._engine.stream(self._ids)
         try:
             self._check_cancelled()
-            logits, reused = self._engine.start(self._prompt)
+            token, reused = self._engine.start(self._ids, self._sampler.draw())
+            first = time.perf_counter()
             while True:
-                token = self._sampler.next(logits)
-                self._tokens.append(token)
-                first = time.perf_counter() if len(self._tokens) == 1 else first
+                self._ids.append(token)
                 ended = token in self._engine.end_ids
                 yield from self._show("" if ended else stream.push(token))
-                if ended or self._stops.stopped or len(self._tokens) >= self._limit:
+                if ended or self._stops.stopped or self._generated >= self._limit:
                     reason = "stop" if ended or self._stops.stopped else "length"
                     break
                 self._check_cancelled()
-                logits = self._engine.step([*self._prompt, *self._tokens])
+                token = self._engine.step(self._ids, self._sampler.draw())
         except RequestCancelled:
             pass
         yield from self._finish(stream)
         self._result = self._summary(reason, reused, first - begun, time.perf_counter() - begun)
+
+    @property
+    def _generated(self) -> int:
+        return len(self._ids) - self._prompt_tokens
 
     def _check_cancelled(self) -> None:
         if self._cancelled:
@@ -111,9 +114,9 @@ class Generation:
     def _summary(self, reason: FinishReason, reused: int, first: float, seconds: float) -> GenerationResult:
         return GenerationResult(
             text="".join(self._pieces),
-            token_ids=tuple(self._tokens),
+            token_ids=tuple(self._ids[self._prompt_tokens :]),
             finish_reason=reason,
-            prompt_tokens=len(self._prompt),
+            prompt_tokens=self._prompt_tokens,
             reused_tokens=reused,
             seconds_to_first_token=first,
             seconds=seconds,

@@ -20,7 +20,6 @@ from moecompress.core.units import format_size
 CHUNKS = (256, 128, 64, 32, 16)
 _THREAD_BYTES = 128 << 10  # stack and heap that a thread touches
 _RESERVE_BYTES = 12 << 20
-_RESERVE_PER_TOKEN = 32  # of the vocabulary: logits, and the sampler's copies of them
 _FREE_SHARE = 0.85  # of what the machine can give, when no budget is named
 _SCRATCH_SHARE = 0.25  # of what is left for scratch and slots, at most, for long prompts
 
@@ -32,6 +31,7 @@ class Needs:
     trunk: int
     key_value: int
     scratch: int
+    sampling: int
     slot: int
     all_experts: int
     experts: int
@@ -43,7 +43,6 @@ class Demand:
 
     needs: Callable[[int], Needs]
     top_k: int
-    vocabulary: int
     context: int
     threads: int  # of all kinds
 
@@ -120,9 +119,9 @@ def _spend(demand: Demand, chunk: int, budget: int) -> MemoryPlan:
         interpreter=memory.rss_bytes(),
         trunk=needs.trunk,
         key_value=needs.key_value,
-        scratch=needs.scratch,
+        scratch=needs.scratch + needs.sampling,
         threads=demand.threads * _THREAD_BYTES,
-        reserve=_RESERVE_BYTES + demand.vocabulary * _RESERVE_PER_TOKEN,
+        reserve=_RESERVE_BYTES,
         cache=0,
         slots=0,
         chunk=chunk,

@@ -111,7 +111,7 @@ def _plan(tables: Tables, options: LoadOptions) -> MemoryPlan:
         with _artifact_errors():
             return Needs(**_native.memory_needs(architecture.flags(), tables.trunk, tables.experts, context, chunk))
 
-    demand = Demand(needs, architecture.top_k, architecture.sizes.vocabulary, context, options.threads + options.lanes)
+    demand = Demand(needs, architecture.top_k, context, options.threads + options.lanes)
     plan = plan_memory(demand, default_budget() if options.budget is None else options.budget)
     return plan if options.slots is None else _limited(plan, needs(plan.chunk), options.slots, architecture.top_k)
 

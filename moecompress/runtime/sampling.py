@@ -1,19 +1,19 @@
-"""The next token from its logits: greedy, or drawn after temperature, top-k and top-p (Holtzman et al. 2019).
+"""How the next token is chosen: greedy, or drawn after temperature, top-k and top-p (Holtzman et al. 2019).
 
 The order of filters is that of transformers: temperature, top-k, top-p. Among equal logits the lower token id comes
-first, and one uniform number is drawn per token, so a seed fixes the text.
+first, and one uniform number is drawn per token, so a seed fixes the text. The choice itself is the core's, in
+`core/forward/sampling.cpp`; its plain statement is `testing/sampling_reference.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from random import Random
 
 from moecompress.core.errors import RequestError
 
-Floats = npt.NDArray[np.float32]
+Choice = tuple[float, float, int, float]  # temperature, top_p, top_k, a uniform number in [0, 1)
+GREEDY: Choice = (0.0, 1.0, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -37,50 +37,13 @@ class SamplingOptions:
 
 
 class Sampler:
-    """Draws the tokens of one text."""
+    """The choices of one text: its options, and the uniform numbers that its seed gives."""
 
     def __init__(self, options: SamplingOptions) -> None:
         self._options = options
-        self._random = np.random.Generator(np.random.PCG64(options.seed))
+        self._random = Random(options.seed)
 
-    def next(self, logits: Floats) -> int:
-        """A token id from logits [vocabulary]. Raises RequestError when a logit is not a number."""
-        if not np.isfinite(logits).all():
-            raise RequestError(
-                "The model's logits are not finite numbers, so no token can be chosen. Verify the artifact."
-            )
-        if self._options.temperature == 0.0:
-            return int(np.argmax(logits))
-        tokens, weights = _nucleus(*_candidates(logits, self._options), self._options.top_p)
-        total = np.cumsum(weights)
-        place = np.searchsorted(total, self._random.random() * total[-1], side="right")
-        return int(tokens[min(int(place), len(tokens) - 1)])
-
-
-def _candidates(logits: Floats, options: SamplingOptions) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The `top_k` likeliest tokens, all when 0, by ascending id, with weights exp(logit / temperature - largest)."""
-    count = options.top_k if 0 < options.top_k < len(logits) else len(logits)
-    tokens = np.arange(len(logits))
-    if count < len(logits):
-        least = np.partition(logits, len(logits) - count)[len(logits) - count]
-        above, equal = np.flatnonzero(logits > least), np.flatnonzero(logits == least)
-        tokens = np.sort(np.concatenate([above, equal[: count - len(above)]]))
-    chosen = logits[tokens].astype(np.float64)
-    return tokens, np.exp((chosen - chosen.max()) / options.temperature)
-
-
-def _nucleus(
-    tokens: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], top_p: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The likeliest tokens whose probabilities reach `top_p`, likeliest first; everything as it is when `top_p` is 1.
-
-    Tokens below (1 - top_p) / n of all weight cannot be among them, so only the others are sorted.
-    """
-    if top_p >= 1.0:
-        return tokens, weights
-    total = weights.sum()
-    kept = np.flatnonzero(weights >= (1.0 - top_p) / len(weights) * total)
-    order = kept[np.argsort(-weights[kept], kind="stable")]
-    reached = np.searchsorted(np.cumsum(weights[order]), top_p * total, side="left")
-    order = order[: int(reached) + 1]
-    return tokens[order], weights[order]
+    def draw(self) -> Choice:
+        """What decides the next token."""
+        options = self._options
+        return float(options.temperature), float(options.top_p), int(options.top_k), self._random.random()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from moecompress.codecs.affine import AffineSpec
 from moecompress.codecs.base import CodecSpec, EncodedWeight
 from moecompress.codecs.dense import DenseSpec
 from moecompress.codecs.table import codec_of
+from moecompress.core import values
 from moecompress.core.types import PROJECTIONS, Projection
 
 HIDDEN, WIDTH, LAYERS, EXPERTS = 48, 40, 2, 3
@@ -98,15 +100,14 @@ def rewrite_manifest(folder: Path, edit: Callable[[Any], None], totals: bool = T
     plain = json.loads(path.read_text())
     edit(plain)
     manifest = _unchecked(plain)
-    manifest = manifest.model_copy(update={"artifact_hash": behaviour_hash(manifest)})
+    manifest = replace(manifest, artifact_hash=behaviour_hash(manifest))
     text = manifest_text(manifest)
     for _ in range(4 if totals else 0):  # the total's own digits are part of the total
         others = sum(file.bytes for file in manifest.files.values())
-        size = manifest.size.model_copy(update={"bytes": others + len(text)})
-        manifest = manifest.model_copy(update={"size": size})
+        manifest = replace(manifest, size=replace(manifest.size, bytes=others + len(text)))
         text = manifest_text(manifest)
     path.write_bytes(text)
 
 
 def _unchecked(plain: Any) -> Manifest:
-    return Manifest.model_validate_json(json.dumps(plain))
+    return values.read(Manifest, plain)

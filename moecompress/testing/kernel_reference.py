@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moecompress.codecs.base import EncodedWeight
-from moecompress.codecs.dense import bf16_values
-from moecompress.codecs.packing import BLOCK_COLUMNS, padded
+from moecompress.codecs.bfloat16 import bf16_values
+from moecompress.codecs.packing import padded
+from moecompress.codecs.tiles import BLOCK_COLUMNS
 
 Floats = npt.NDArray[np.float32]
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_added_and_removed_spaces_are_found(data):
 
 
 def test_an_artifact_hash_of_other_tables_is_found(data):
-    manifest = parse_manifest(data, "m").model_copy(update={"artifact_hash": "1" * 64})
+    manifest = replace(parse_manifest(data, "m"), artifact_hash="1" * 64)
     text = manifest_text(manifest)
     with pytest.raises(IntegrityError, match="artifact_hash does not match"):
         check_hashes(parse_manifest(text, "m"), text, "m")
@@ -75,9 +76,9 @@ def test_an_artifact_hash_of_other_tables_is_found(data):
 
 def test_behaviour_hash_leaves_out_what_does_not_matter(data):
     manifest = parse_manifest(data, "m")
-    other = manifest.provenance.model_copy(update={"seed": 99})
+    other = replace(manifest.provenance, seed=99)
     files = {**manifest.files, "README.md": manifest.files["tokenizer.json"]}
-    changed = manifest.model_copy(update={"provenance": other, "evaluation": {"a": 1}, "files": files})
+    changed = replace(manifest, provenance=other, evaluation={"a": 1}, files=files)
     assert behaviour_hash(changed) == manifest.artifact_hash
 
 
@@ -85,8 +86,8 @@ def test_behaviour_hash_leaves_out_what_does_not_matter(data):
 def test_behaviour_hash_covers_what_matters(data, key):
     manifest = parse_manifest(data, "m")
     empty = () if key == "experts" else {}
-    value = manifest.architecture.model_copy(update={"dtype": "float16"}) if key == "architecture" else empty
-    assert behaviour_hash(manifest.model_copy(update={key: value})) != manifest.artifact_hash
+    value = replace(manifest.architecture, dtype="float16") if key == "architecture" else empty
+    assert behaviour_hash(replace(manifest, **{key: value})) != manifest.artifact_hash
 
 
 @pytest.mark.parametrize("version", [2, 0, -1, "1", 1.0, True, None, [1], 2**70])

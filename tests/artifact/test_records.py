@@ -18,7 +18,7 @@ ENTRY = place_record({name: (weight.spec, weight.shape) for name, weight in WEIG
 
 
 def test_record_is_header_then_matrices():
-    record = pack_record(5, 9, ENTRY, WEIGHTS).tobytes()
+    record = bytes(pack_record(5, 9, ENTRY, WEIGHTS))
     assert len(record) == ENTRY.bytes and ENTRY.bytes % 4096 == 0 and ENTRY.offset == 8192
     payload = b"".join(AFFINE.pack(WEIGHTS[name]).tobytes() for name in ("gate", "up", "down"))
     assert record[:4] == b"MCXR"
@@ -65,6 +65,6 @@ def test_a_record_just_over_a_page_takes_two():
 )
 def test_a_header_that_disagrees_with_the_table_is_refused(offset, value, field):
     record = pack_record(5, 9, ENTRY, WEIGHTS)
-    record[offset : offset + len(value)] = np.frombuffer(value, np.uint8)
+    record[offset : offset + len(value)] = value
     with pytest.raises(IntegrityError, match=f"expert 9 of layer 5.*{field} ="):
         check_record_header(record, 5, 9, ENTRY, "experts-00005.safetensors")

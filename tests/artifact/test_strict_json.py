@@ -16,6 +16,7 @@ def test_plain_values_pass():
         (b'{"a": 1, "b": {"c": 1, "c": 1}}', "'c' appears twice"),
         (b'{"a": NaN}', "NaN is not a JSON number"),
         (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"a": 1e999}', "1e999 is too large a number"),
         (b'{"a": 1} x', "not valid JSON"),
         (b"", "not valid JSON"),
         (b"\xff", "not valid JSON"),

@@ -21,7 +21,7 @@ def test_failures_become_one_sentence_and_a_code(monkeypatch, capsys, error, cod
     def fails():
         raise error
 
-    monkeypatch.setattr(entry, "build_app", lambda: fails)
+    monkeypatch.setattr(entry, "build_app", lambda only: fails)
     with pytest.raises(SystemExit) as caught:
         entry.main()
     assert caught.value.code == code
@@ -31,7 +31,7 @@ def test_failures_become_one_sentence_and_a_code(monkeypatch, capsys, error, cod
 
 
 def test_a_bug_is_not_dressed_up(monkeypatch):
-    monkeypatch.setattr(entry, "build_app", lambda: lambda: 1 // 0)
+    monkeypatch.setattr(entry, "build_app", lambda only: lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         entry.main()
 
@@ -39,3 +39,13 @@ def test_a_bug_is_not_dressed_up(monkeypatch):
 def test_every_command_is_found_by_folder_scan():
     names = {command.name for command in entry.build_app().registered_commands}
     assert {"run", "plan", "inspect", "verify", "generate", "eval"} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [(["eval", "x"], "eval_"), (["generate"], "generate"), (["eval_"], None), (["--help"], None), ([], None)],
+)
+def test_the_command_that_is_asked_for_is_the_only_one_imported(arguments, module):
+    assert entry.named_command(arguments) == module
+    if module is not None:
+        assert [command.name for command in entry.build_app(module).registered_commands] == [arguments[0]]

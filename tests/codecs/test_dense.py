@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from moecompress.codecs.dense import CODEC, DenseSpec, bf16_bits, bf16_values, dense_weight
+from moecompress.codecs.bfloat16 import bf16_bits, bf16_values
+from moecompress.codecs.dense import CODEC, DenseSpec, dense_weight
 from moecompress.codecs.table import nbytes
 from moecompress.core.errors import ArtifactError
 from moecompress.testing.codec_checks import check_weight

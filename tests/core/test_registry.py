@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from moecompress.core.errors import MoecompressError
-from moecompress.core.registry import members, nearest
+from moecompress.core.registry import member, members, names, nearest
 
 
 @pytest.fixture
@@ -21,9 +21,12 @@ def package(tmp_path, monkeypatch):
     }.items():
         (root / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    members.cache_clear()
+    caches = (member, members, names)
+    for cached in caches:
+        cached.cache_clear()
     yield root
-    members.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
     for name in [name for name in sys.modules if name.split(".")[0] == "shelf"]:
         del sys.modules[name]
 
@@ -44,6 +47,33 @@ def test_a_folder_that_fails_to_import_is_not_swallowed(package):
         members("shelf", "ITEM")
 
 
+def test_one_member_is_found_without_importing_the_others(package):
+    (package / "broken.py").write_text("import no_such_module_anywhere")
+    assert names("shelf") == ("broken", "one", "plain")
+    assert member("one", "shelf", "ITEM") == 1
+    assert "shelf.plain" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["plain", "two", "base", "_helper", "..one", "os", ""])
+def test_what_is_no_member_is_none(package, name):
+    assert member(name, "shelf", "ITEM") is None
+
+
+def test_a_member_deeper_down_is_found_by_its_path(package):
+    assert member("deep.two", "shelf", "ITEM") == 2
+
+
+def test_a_member_may_come_from_an_entry_point(package, monkeypatch):
+    class Entry:
+        name = "three"
+
+        def load(self):
+            return 3
+
+    monkeypatch.setattr("moecompress.core.registry._entry_points", lambda group: [Entry()])
+    assert member("three", "shelf", "ITEM", "some.group") == 3
+
+
 def test_nearest_suggests_or_lists():
     assert "'gptq'" in nearest("gtpq", ["gptq", "rtn"])
     assert "gptq, rtn" in nearest("zzz", ["rtn", "gptq"])
@@ -53,6 +83,6 @@ def test_an_entry_point_may_not_hide_a_builtin(package, monkeypatch):
     class Entry:
         name = "one"
 
-    monkeypatch.setattr("moecompress.core.registry.entry_points", lambda group: [Entry()])
+    monkeypatch.setattr("moecompress.core.registry._entry_points", lambda group: [Entry()])
     with pytest.raises(MoecompressError, match="hides"):
         members("shelf", "ITEM", "some.group")

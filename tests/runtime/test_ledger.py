@@ -28,10 +28,16 @@ def interpreter_of_50_mib(monkeypatch):
 def _demand(**changes: int) -> Demand:
     def needs(chunk: int) -> Needs:
         return Needs(
-            trunk=20 * MIB, key_value=8 * MIB, scratch=chunk * MIB // 16, slot=MIB, all_experts=64 * MIB, experts=64
+            trunk=20 * MIB,
+            key_value=8 * MIB,
+            scratch=chunk * MIB // 16,
+            sampling=0,
+            slot=MIB,
+            all_experts=64 * MIB,
+            experts=64,
         )
 
-    values = {"top_k": 4, "vocabulary": 1000, "context": 512, "threads": 4, **changes}
+    values = {"top_k": 4, "context": 512, "threads": 4, **changes}
     return Demand(needs=needs, **values)
 
 
@@ -74,9 +80,9 @@ def test_memory_that_was_used_before_counts(monkeypatch):
 
 def test_a_model_with_few_experts_needs_no_more_slots_than_experts():
     def needs(chunk: int) -> Needs:
-        return Needs(trunk=MIB, key_value=MIB, scratch=MIB, slot=MIB, all_experts=3 * MIB, experts=3)
+        return Needs(trunk=MIB, key_value=MIB, scratch=MIB, sampling=0, slot=MIB, all_experts=3 * MIB, experts=3)
 
-    plan = plan_memory(Demand(needs, top_k=2, vocabulary=10, context=16, threads=1), 70 * MIB)
+    plan = plan_memory(Demand(needs, top_k=2, context=16, threads=1), 70 * MIB)
     assert plan.resident
 
 

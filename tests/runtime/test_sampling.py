@@ -1,4 +1,4 @@
-"""The sampler against a plain statement of what it should do."""
+"""The core's choice of a token against its plain statement, and what the options mean."""
 
 from __future__ import annotations
 
@@ -8,18 +8,31 @@ import numpy as np
 import pytest
 
 from moecompress.core.errors import RequestError
+from moecompress.runtime import _native
 from moecompress.runtime.sampling import Sampler, SamplingOptions
+from moecompress.testing.sampling_reference import sample
 
 LOGITS = np.array([1.0, 3.0, 3.0, -2.0, 2.0, 0.0], np.float32)
 
 
 def _draws(count: int = 4000, logits: np.ndarray = LOGITS, **options: float) -> Counter[int]:
     sampler = Sampler(SamplingOptions(**options))  # type: ignore[arg-type]
-    return Counter(sampler.next(logits) for _ in range(count))
+    return Counter(_native.sample(logits, *sampler.draw()) for _ in range(count))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 8.0])
+@pytest.mark.parametrize("top_k", [0, 1, 7, 300, 1000])
+@pytest.mark.parametrize("top_p", [1.0, 0.99, 0.6, 1e-6])
+def test_the_token_is_that_of_the_plain_statement(temperature, top_k, top_p):
+    generator = np.random.default_rng([int(10 * temperature), top_k, int(100 * top_p)])
+    for _ in range(40):
+        logits = np.round(generator.normal(size=300) * 4, generator.integers(0, 4)).astype(np.float32)  # with ties
+        values = (temperature, top_p, top_k, generator.random())
+        assert _native.sample(logits, *values) == sample(logits, *values)
 
 
 def test_greedy_takes_the_lowest_index_among_equals():
-    assert Sampler(SamplingOptions()).next(LOGITS) == 1
+    assert _native.sample(LOGITS) == 1
 
 
 def test_frequencies_are_the_softmax_at_a_temperature():
@@ -56,17 +69,28 @@ def test_top_p_counts_within_top_k():
     assert set(_draws(temperature=1.0, top_k=2, top_p=0.4)) == {1}
 
 
+def test_the_ends_of_the_uniform_range_give_the_first_and_the_last_token():
+    assert _native.sample(LOGITS, 1.0, 1.0, 0, 0.0) == 0
+    assert _native.sample(LOGITS, 1.0, 1.0, 0, 1.0) == 5
+
+
 def test_a_seed_fixes_the_draws():
-    first, again, other = (
-        [sampler.next(LOGITS) for _ in range(50)]
-        for sampler in (Sampler(SamplingOptions(temperature=1.0, seed=seed)) for seed in (9, 9, 10))
-    )
+    samplers = [Sampler(SamplingOptions(temperature=1.0, seed=seed)) for seed in (9, 9, 10)]
+    first, again, other = ([_native.sample(LOGITS, *sampler.draw()) for _ in range(50)] for sampler in samplers)
     assert first == again != other
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_no_numbers_are_refused(value):
     broken = LOGITS.copy()
     broken[3] = value
-    with pytest.raises(RequestError, match="not finite"):
-        Sampler(SamplingOptions()).next(broken)
+    with pytest.raises(ValueError, match="not finite"):
+        _native.sample(broken)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_k": -1}, {"seed": -1}]
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(RequestError, match=f"{next(iter(options))} = .* is not possible"):
+        SamplingOptions(**options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def manifest(encoded) -> Manifest:
 def _changed(manifest: Manifest, change: Callable[[dict[str, Any]], None]) -> Manifest:
     trunk = dict(manifest.trunk)
     change(trunk)
-    return manifest.model_copy(update={"trunk": trunk})
+    return replace(manifest, trunk=trunk)
 
 
 def test_roles_cover_the_trunk(manifest):

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from moecompress.cli.console import print_json, stdout, terminal_progress
+from moecompress.cli.console import print_json
+from moecompress.cli.screen import stdout, terminal_progress
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moecompress.cli.console import print_json, stderr
+from moecompress.cli.console import note, print_json
 from moecompress.core.units import format_size, parse_size
 
 
@@ -43,8 +43,7 @@ def COMMAND(
         print_json(result.as_dict())
         return
     print()
-    stderr.print(
+    note(
         f"{result.completion_tokens} tokens, {result.tokens_per_s:.1f} tokens/s, "
-        f"peak memory {format_size(result.peak_rss_bytes)}, budget {format_size(result.budget_bytes)}",
-        style="dim",
+        f"peak memory {format_size(result.peak_rss_bytes)}, budget {format_size(result.budget_bytes)}"
     )

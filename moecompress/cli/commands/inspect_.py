@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from moecompress.cli.console import print_json, stdout
+from moecompress.cli.console import print_json
+from moecompress.cli.screen import stdout
 from moecompress.core.errors import UsageError
 from moecompress.core.units import format_size
 

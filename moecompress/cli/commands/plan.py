@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from moecompress.cli.console import print_json, stdout
+from moecompress.cli.console import print_json
+from moecompress.cli.screen import stdout
 from moecompress.core.units import format_size
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moecompress.cli.console import print_json, stderr, stdout, terminal_progress
+from moecompress.cli.console import note, print_json
+from moecompress.cli.screen import stdout, terminal_progress
 from moecompress.core.units import format_size
 
 
@@ -33,4 +34,4 @@ def COMMAND(
     if outcome.table:
         stdout.print(outcome.table)
     if outcome.resumed_units:
-        stderr.print(f"resumed: {outcome.resumed_units} units were already done", style="dim")
+        note(f"resumed: {outcome.resumed_units} units were already done")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moecompress.cli.console import print_json, stdout, terminal_progress
+from moecompress.cli.console import print_json
+from moecompress.cli.screen import terminal_progress
 
 
 def COMMAND(
@@ -27,4 +28,4 @@ def COMMAND(
     if json:
         print_json({"ok": True, "files": len(manifest.files), "bytes": total, "artifact_hash": manifest.artifact_hash})
     else:
-        stdout.print(f"ok: {len(manifest.files)} files, {total} bytes, artifact hash {manifest.artifact_hash[:16]}")
+        print(f"ok: {len(manifest.files)} files, {total} bytes, artifact hash {manifest.artifact_hash[:16]}")

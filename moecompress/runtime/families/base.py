@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from moecompress.core.errors import UnsupportedModelError
-from moecompress.core.registry import members, nearest
+from moecompress.core.registry import member, members, nearest
 from moecompress.runtime.families._config import Config
 
 HeadNorm = Literal["none", "per_head", "full"]
@@ -87,20 +87,23 @@ class Family:
     router_names: tuple[str, ...] = ("mlp.gate.weight",)
 
 
+_KIND = ("moecompress.runtime.families", "FAMILY", "moecompress.runtime.families")
+
+
 def families() -> Mapping[str, Family]:
     """Model type → family, for every file of this folder."""
-    return members("moecompress.runtime.families", "FAMILY", "moecompress.runtime.families")
+    return members(*_KIND)
 
 
 def family_of(model_type: str) -> Family:
     """The family of a model type. Raises UnsupportedModelError, naming it, when the native engine has none."""
-    known = families()
-    if model_type not in known:
+    family: Family | None = member(model_type, *_KIND)
+    if family is None:
         raise UnsupportedModelError(
-            f"The native engine has no family {model_type!r}.{nearest(model_type, list(known))} "
+            f"The native engine has no family {model_type!r}.{nearest(model_type, list(families()))} "
             "Artifacts of other families run through moecompress.load_transformers."
         )
-    return known[model_type]
+    return family
 
 
 def read_architecture(model_type: str, config: Mapping[str, Any]) -> Architecture:

@@ -25,6 +25,7 @@ namespace moecompress {
 namespace {
 
 using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 using TrunkTuple = std::tuple<std::string, std::string, bool, TensorTuple>;  // (role, file, is a vector, tensor)
 
@@ -134,6 +135,23 @@ nb::tuple routing(const Model& model) {
                           copied(record.guess(), tokens, record.layers(), record.guesses()));
 }
 
+int32_t next(Model& model, const Tokens& tokens, double temperature, double top_p, int64_t top_k, double uniform) {
+    try {
+        const nb::gil_scoped_release release;
+        return model.next(tokens.data(), int64_t(tokens.size()), {temperature, top_p, top_k}, uniform, signal_pending);
+    } catch (const Cancelled&) {
+        if (PyErr_Occurred() != nullptr) throw nb::python_error();
+        throw;
+    }
+}
+
+int32_t sample(const Floats& logits, double temperature, double top_p, int64_t top_k, double uniform) {
+    if (logits.size() == 0) throw std::invalid_argument("There is no token to choose: the vocabulary is empty.");
+    Sampler sampler(int64_t(logits.size()));
+    std::copy_n(logits.data(), logits.size(), sampler.logits());
+    return sampler.next({temperature, top_p, top_k}, uniform);
+}
+
 nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& trunk,
                       const std::vector<LayerTuple>& experts, int64_t context, int64_t chunk) {
     const MemoryNeeds needs = Model::needs(parse_config(config), parse_files("", trunk, experts), context, chunk);
@@ -141,6 +159,7 @@ nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& tru
     result["trunk"] = needs.trunk;
     result["key_value"] = needs.key_value;
     result["scratch"] = needs.scratch;
+    result["sampling"] = needs.sampling;
     result["slot"] = needs.slot;
     result["all_experts"] = needs.all_experts;
     result["experts"] = needs.experts;
@@ -170,6 +189,9 @@ void bind_model(nb::module_& m) {
             nb::arg("folder"), nb::arg("config"), nb::arg("trunk"), nb::arg("experts"), nb::arg("options"))
         .def("forward", &forward, nb::arg("tokens").noconvert(), nb::arg("all_logits") = false,
              "Append int32 tokens at the current position; logits [n, vocabulary], or [1, vocabulary] of the last.")
+        .def("next", &next, nb::arg("tokens").noconvert(), nb::arg("temperature") = 0.0, nb::arg("top_p") = 1.0,
+             nb::arg("top_k") = 0, nb::arg("uniform") = 0.0,
+             "Append int32 tokens and choose the one that follows; `uniform` in [0, 1) decides when not greedy.")
         .def("cancel", &Model::cancel,
              "End the forward pass that runs, or the next one, with Cancelled; from any thread.")
         .def("reset", &Model::reset, nb::arg("length") = 0, "Forget positions from `length` on, and a pending cancel.")
@@ -198,5 +220,7 @@ void bind_engine(nb::module_& m) {
     bind_model(m);
     m.def("memory_needs", &memory_needs, nb::arg("config"), nb::arg("trunk"), nb::arg("experts"), nb::arg("context"),
           nb::arg("chunk"), "Bytes each part of a model will take, from its tables alone; nothing is allocated.");
+    m.def("sample", &sample, nb::arg("logits").noconvert(), nb::arg("temperature") = 0.0, nb::arg("top_p") = 1.0,
+          nb::arg("top_k") = 0, nb::arg("uniform") = 0.0, "The token that `Model.next` chooses from these logits.");
     m.def("tidy_heap", &tidy_heap, "Let the C heap give freed memory back to the system at once.");
 }

@@ -67,6 +67,7 @@ MemoryNeeds Model::needs(const ModelConfig& config, const ModelFiles& files, int
     needs.trunk = Trunk::bytes(files.trunk);
     needs.key_value = KeyValueCache::bytes(config, context);
     needs.scratch = Scratch().place(nullptr, config, sizes_of(files, chunk));
+    needs.sampling = Sampler::bytes(config.vocabulary);
     needs.slot = ExpertStore::largest_record(files.experts);
     needs.all_experts = ExpertStore::total_bytes(files.experts);
     needs.experts = ExpertStore::total_experts(files.experts);
@@ -83,7 +84,8 @@ Model::Model(const ModelConfig& config, const ModelFiles& files, const ModelOpti
       pool_(options.threads),
       machine_{options.isa.empty() ? moecompress::kernels() : kernels_named(options.isa.c_str()), pool_},
       store_(Folder(files.folder), files.experts, config_.hidden, options.store),
-      sparse_(machine_, config_, store_, scratch_, sizes_) {
+      sparse_(machine_, config_, store_, scratch_, sizes_),
+      sampler_(config_.vocabulary) {
     scratch_.place(scratch_memory_.data(), config_, sizes_);
     size_t table = 0;
     for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
@@ -131,6 +133,12 @@ void Model::forward(const int32_t* tokens, int64_t count, bool all, float* logit
     }
 }
 
+int32_t Model::next(const int32_t* tokens, int64_t count, const SamplingOptions& options, double uniform,
+                    const std::function<bool()>& interrupted) {
+    forward(tokens, count, false, sampler_.logits(), interrupted);
+    return sampler_.next(options, uniform);
+}
+
 void Model::run_chunk(const int32_t* tokens, int64_t count, const std::function<bool()>& interrupted) {
     const int64_t pairs = int64_t(config_.rope_frequencies.size());
     machine_.run(count, count * element_operations * config_.hidden, [&](int64_t first, int64_t last) {
@@ -141,7 +149,7 @@ void Model::run_chunk(const int32_t* tokens, int64_t count, const std::function<
         }
     });
     for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        if (cancelled_.exchange(false) || interrupted()) throw Cancelled();
+        if (interrupted() || cancelled_.exchange(false)) throw Cancelled();
         run_layer(layer, count);
     }
 }

@@ -13,6 +13,7 @@
 #include "forward/kv_cache.h"
 #include "forward/products.h"
 #include "forward/routing_record.h"
+#include "forward/sampling.h"
 #include "forward/scratch.h"
 #include "forward/trunk.h"
 #include "store/expert_store.h"
@@ -38,6 +39,7 @@ struct MemoryNeeds {
     uint64_t trunk = 0;
     uint64_t key_value = 0;
     uint64_t scratch = 0;
+    uint64_t sampling = 0;     // logits of one token and what choosing from them takes
     uint64_t slot = 0;         // the largest expert record
     uint64_t all_experts = 0;  // every record
     int experts = 0;
@@ -54,6 +56,9 @@ public:
     // token unless `all`. `interrupted` is asked between layers. When it returns true, after cancel(), and on
     // ReadError, the position stays behind the last finished chunk and the model can be used again.
     void forward(const int32_t* tokens, int64_t count, bool all, float* logits,
+                 const std::function<bool()>& interrupted);
+    // The token chosen after `count` more tokens; as forward otherwise.
+    int32_t next(const int32_t* tokens, int64_t count, const SamplingOptions& options, double uniform,
                  const std::function<bool()>& interrupted);
     // Ends a forward that is running, or the next one; callable from any thread.
     void cancel() { cancelled_.store(true); }
@@ -93,6 +98,7 @@ private:
     SparseBlock sparse_;
     std::optional<RoutingRecord> record_;
     int64_t record_start_ = 0;  // position of the record's first token
+    Sampler sampler_;
     int64_t position_ = 0;
     std::atomic<bool> cancelled_{false};
 };
