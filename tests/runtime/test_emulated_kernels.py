@@ -28,11 +28,11 @@ SUBJECTS = (
 
 
 def compile_program(program: Path) -> None:
-    """`emulated/compare.cpp` with the kernels, on the emulated headers."""
-    sources = [path for path in sorted((CORE / "kernels").glob("*.cpp")) if path.stem not in ("dispatch", "threads")]
+    """`emulated/*.cpp` with the kernels and their dispatch, on the emulated headers."""
+    sources = [path for path in sorted((CORE / "kernels").glob("*.cpp")) if path.stem not in ("processor", "threads")]
     command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-Wno-psabi"]
     command += ["-I", HERE, "-I", CORE, "-isystem", simde_py.get_include()]
-    subprocess.run([*command, HERE / "compare.cpp", *sources, "-o", program], check=True)
+    subprocess.run([*command, *sorted(HERE.glob("*.cpp")), *sources, "-o", program], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +48,67 @@ def program(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return made
 
 
+def run(program: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "MOECOMPRESS_ISA"}
+    return subprocess.run(
+        [program, *arguments], env={**clean, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def report(program: Path, **environment: str) -> dict[str, tuple[bool, bool, bool, str]]:
+    """Path → supported, passed, chosen, refusal."""
+    rows = [line.split(",", 4) for line in run(program, "report", **environment).stdout.splitlines()]
+    return {name: (bool(int(a)), bool(int(b)), bool(int(c)), refusal) for name, a, b, c, refusal in rows}
+
+
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("path", PATHS)
 def test_an_emulated_path_has_the_bits_of_the_scalar_one(program: Path, path: str, subject: str) -> None:
-    result = subprocess.run([program, path, subject], capture_output=True, text=True, check=False)
+    result = run(program, path, subject)
     assert result.returncode == 0, result.stdout
     assert int(result.stdout.split()[0]) > 100
+
+
+def test_the_best_path_is_chosen_when_all_pass(program: Path) -> None:
+    paths = report(program)
+    assert list(paths) == ["scalar", *PATHS]
+    assert all(supported and passed and not refusal for supported, passed, _, refusal in paths.values())
+    assert [name for name, row in paths.items() if row[2]] == [PATHS[-1]]
+
+
+def test_a_path_the_processor_lacks_is_not_chosen(program: Path) -> None:
+    paths = report(program, EMULATED_LACKS="avx512vnni")
+    assert paths["avx512vnni"] == (False, False, False, "the test took AVX-512 away")
+    assert paths["avx2"][2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "refusal"),
+    [
+        ("wrong", "its products of 1-bit codes differ from the scalar path's"),
+        ("illegal", "its self-test met an illegal instruction"),
+    ],
+)
+def test_a_path_that_fails_its_self_test_is_refused_with_the_reason(program: Path, fault: str, refusal: str) -> None:
+    paths = report(program, EMULATED_FAULT=fault)
+    assert paths["avx512vnni"] == (True, False, False, refusal)
+    assert paths["avx2"][2]
+    forced = run(program, "report", EMULATED_FAULT=fault, MOECOMPRESS_ISA="avx512vnni")
+    assert forced.returncode == 2
+    assert f"Instruction set 'avx512vnni' cannot be used: {refusal}. This machine runs" in forced.stdout
+
+
+def test_the_self_test_sees_one_wrong_bit_in_any_function(program: Path) -> None:
+    seen = dict(line.split(": ", 1) for line in run(program, "mistakes").stdout.splitlines())
+    subjects = {
+        "multiply0": "products of bf16 weights",
+        **{f"multiply{bits}": f"products of {bits}-bit codes" for bits in range(1, 9)},
+        "multiply9": "products of float32 weights",
+        "quantize": "quantized activations",
+        "silu_multiply": "gated activations",
+        "exp_shifted": "exponentials",
+        "dot": "inner products",
+        "add_scaled": "scaled sums",
+    }
+    expected = {name: f"its {subject} differ from the scalar path's" for name, subject in subjects.items()}
+    assert seen == {"none": "", **expected}

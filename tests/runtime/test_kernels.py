@@ -190,7 +190,7 @@ def test_every_finite_half_is_converted_exactly_by_every_path():
         ({"rows": 0}, r"shape \[0, 64\] cannot be multiplied"),
         ({"rows": 17}, "takes 1152 bytes, but 576 were given"),
         ({"columns": 63, "rows": 16}, "Activations of 64 columns do not fit a matrix of 63 columns"),
-        ({"isa": "avx1024"}, "Instruction set 'avx1024' is unknown or not supported by this processor; it runs scalar"),
+        ({"isa": "avx1024"}, "Instruction set 'avx1024' is unknown; this machine runs scalar"),
         ({"threads": 0}, "A pool of 0 threads cannot be made; allowed are 1 to 256"),
     ],
 )
@@ -218,4 +218,21 @@ def test_an_unknown_path_in_the_environment_is_an_error_that_names_the_known_one
     result = isa_name_in_a_new_process("sse9")
     assert result.returncode != 0
     assert "MOECOMPRESS_ISA cannot be followed. Instruction set 'sse9' is unknown" in result.stderr
-    assert "it runs " + ", ".join(PATHS) in result.stderr
+    assert "this machine runs " + ", ".join(PATHS) in result.stderr
+
+
+def test_the_report_names_every_path_with_the_reason_against_it():
+    rows = {row["name"]: row for row in _native.isa_report()}
+    assert [name for name, row in rows.items() if row["supported"]] == PATHS
+    for row in rows.values():
+        assert row["passed"] == (row["refusal"] == "")
+        assert row["supported"] or not row["passed"]
+    assert [name for name, row in rows.items() if row["chosen"]] == [_native.isa_name()]
+    assert rows["scalar"]["passed"]
+
+
+def test_a_path_this_processor_lacks_is_refused_with_what_is_missing():
+    for row in _native.isa_report():
+        if not row["supported"]:
+            result = isa_name_in_a_new_process(row["name"])
+            assert f"Instruction set '{row['name']}' cannot be used: {row['refusal']}." in result.stderr

@@ -1,11 +1,18 @@
-// Compares an instruction-set path with the scalar one, bit for bit: `compare PATH SUBJECT`.
-// Prints how many results are equal and ends with 0, or prints the first case that is not and ends with 1.
+// Test program of the instruction-set paths.
+//   compare PATH SUBJECT   compares the path with the scalar one, bit for bit: prints how many results are equal and
+//   ends
+//                          with 0, or prints the first case that is not and ends with 1
+//   compare report         one line for each path: name, supported, passed, chosen, refusal
+//   compare mistakes       what the self-test says of paths with one mistake each
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <string>
 
+#include "kernels/dispatch.h"
 #include "kernels/paths.h"
 #include "matrices.h"
+#include "mistakes.h"
 
 namespace moecompress {
 namespace {
@@ -165,17 +172,30 @@ bool compare(const Kernels& path, const std::string& subject) {
     return true;
 }
 
+void print_reports() {
+    for (const PathReport& path : path_reports())
+        std::printf("%s,%d,%d,%d,%s\n", path.name, path.supported, path.passed, path.chosen, path.refusal.c_str());
+}
+
+int run(int count, char** arguments) {
+    if (count == 2 && std::strcmp(arguments[1], "report") == 0) return print_reports(), 0;
+    if (count == 2 && std::strcmp(arguments[1], "mistakes") == 0) return print_mistakes(), 0;
+    if (count != 3 || !compare(kernels_named(arguments[1]), arguments[2])) {
+        std::puts("The arguments are PATH SUBJECT, or report, or mistakes.");
+        return 2;
+    }
+    std::printf("%lld equal\n", static_cast<long long>(compared));
+    return 0;
+}
+
 }  // namespace
 }  // namespace moecompress
 
 int main(int count, char** arguments) {
-    using namespace moecompress;
-    if (count != 3) return 2;
-    for (const Kernels* path : paths)
-        if (std::strcmp(path->name, arguments[1]) == 0 && compare(*path, arguments[2])) {
-            std::printf("%lld equal\n", static_cast<long long>(compared));
-            return 0;
-        }
-    std::printf("There is no path '%s' or no subject '%s'.\n", arguments[1], arguments[2]);
-    return 2;
+    try {
+        return moecompress::run(count, arguments);
+    } catch (const std::exception& error) {
+        std::puts(error.what());
+        return 2;
+    }
 }

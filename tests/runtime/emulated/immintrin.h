@@ -10,6 +10,7 @@
 #include <simde/x86/fma.h>
 
 #include "exact.h"
+#include "faults.h"
 
 #undef _mm256_fmadd_ps
 #define _mm256_fmadd_ps(a, b, c) emulated::fused(a, b, c)
@@ -48,8 +49,15 @@ inline void store_lanes(void* to, simde__mmask16 mask, simde__m512 value) {
         if (mask >> i & 1) std::memcpy(static_cast<char*>(to) + i * sizeof(float), lanes + i, sizeof(float));
 }
 
+inline simde__m512i quad_dots(simde__m512i sums, simde__m512i codes, simde__m512i integers) {
+    if (wrong_dots()) sums = simde_mm512_add_epi32(sums, simde_mm512_set1_epi32(1));
+    return simde_mm512_dpbusd_epi32(sums, codes, integers);
+}
+
 }  // namespace emulated
 
+#undef _mm512_dpbusd_epi32
+#define _mm512_dpbusd_epi32(sums, codes, integers) emulated::quad_dots(sums, codes, integers)
 #undef _mm512_maskz_loadu_ps
 #define _mm512_maskz_loadu_ps(mask, from) emulated::load_lanes(mask, from)
 #undef _mm512_mask_storeu_ps

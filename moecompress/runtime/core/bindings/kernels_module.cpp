@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/dispatch.h"
 #include "kernels/kernels.h"
 #include "kernels/threads.h"
 
@@ -82,6 +83,20 @@ std::vector<std::string> isa_names() {
     std::vector<std::string> names;
     for (const Kernels* const* path = supported_kernels(); *path != nullptr; ++path) names.emplace_back((*path)->name);
     return names;
+}
+
+nb::list isa_report() {
+    nb::list rows;
+    for (const PathReport& path : path_reports()) {
+        nb::dict row;
+        row["name"] = path.name;
+        row["supported"] = path.supported;
+        row["passed"] = path.passed;
+        row["chosen"] = path.chosen;
+        row["refusal"] = path.refusal;
+        rows.append(row);
+    }
+    return rows;
 }
 
 const Kernels& path_named(const std::string& isa) { return isa.empty() ? kernels() : kernels_named(isa.c_str()); }
@@ -180,6 +195,10 @@ Result<int64_t> visits(int threads, int64_t items, int rounds, int64_t fail_at) 
 void bind_kernels(nb::module_& m) {
     using namespace moecompress;
     m.def("isa_names", &isa_names, "Names of the instruction-set paths this processor runs, slowest first.");
+    m.def(
+        "isa_report", &isa_report,
+        "One dictionary for each instruction-set path of this build, slowest first: name, supported (by the processor "
+        "and the operating system), passed (its self-test), chosen, refusal (why it is not used, or empty).");
     m.def(
         "isa_name", [] { return std::string(kernels().name); },
         "The path in use: the best one, or the one named by MOECOMPRESS_ISA. Raises ValueError for an unknown name.");

@@ -1,76 +1,62 @@
-// Which paths this processor and operating system run, and the choice among them.
+// The table of paths and the choice among them. A path is asked what it lacks, then tested, once per process and only
+// when somebody wants it.
+#include "kernels/dispatch.h"
+
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
-#include <string>
 
 #include "kernels/paths.h"
-
-#if MOECOMPRESS_X86
-#include <cpuid.h>
-#endif
+#include "kernels/processor.h"
+#include "kernels/self_test.h"
 
 namespace moecompress {
 namespace {
 
-constexpr int most_paths = 3;
-
-#if MOECOMPRESS_X86
-struct Leaf {
-    unsigned a = 0, b = 0, c = 0, d = 0;
+struct Path {
+    const Kernels* kernels;
+    const char* (*missing)();  // nullptr: runs everywhere
+    const char* (*obtain)();   // what must be asked of the operating system first, or nullptr
 };
 
-Leaf leaf(unsigned number) {
-    Leaf found;
-    if (!__get_cpuid_count(number, 0, &found.a, &found.b, &found.c, &found.d)) return Leaf{};
-    return found;
-}
-
-// Register files the operating system saves: extended control register 0.
-unsigned saved_state() {
-    unsigned low = 0, high = 0;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return low;
-}
-
-bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
-
-bool runs_avx2() {
-    const Leaf one = leaf(1), seven = leaf(7);
-    constexpr unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, avx2 = 1u << 5;
-    constexpr unsigned ymm = 0x06;
-    return has(one.c, fma | osxsave | avx | f16c) && has(seven.b, avx2) && has(saved_state(), ymm);
-}
-
-bool runs_avx512vnni() {
-    const Leaf seven = leaf(7);
-    constexpr unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vnni = 1u << 11;
-    constexpr unsigned zmm = 0xe6;
-    return runs_avx2() && has(seven.b, f | dq | bw | vl) && has(seven.c, vnni) && has(saved_state(), zmm);
-}
-#endif
-
-struct Supported {
-    const Kernels* paths[most_paths + 1] = {};  // slowest first, ended by nullptr
-    int count = 0;
-
-    Supported() {
-        paths[count++] = &scalar_kernels;
+// Slowest first.
+const Path paths[] = {
+    {&scalar_kernels, nullptr, nullptr},
 #if MOECOMPRESS_X86
-        if (runs_avx2()) paths[count++] = &avx2_kernels;
-        if (runs_avx512vnni()) paths[count++] = &avx512vnni_kernels;
+    {&avx2_kernels, missing_for_avx2, nullptr},
+    {&avx512vnni_kernels, missing_for_avx512vnni, nullptr},
 #endif
-    }
 };
+constexpr size_t path_count = sizeof paths / sizeof paths[0];
 
-const Supported& supported() {
-    static const Supported found;
-    return found;
+const char* missing(const Path& path) { return path.missing != nullptr ? path.missing() : nullptr; }
+
+std::string examined(const Path& path) {
+    if (path.kernels == &scalar_kernels) return {};
+    if (const char* const reason = missing(path)) return reason;
+    if (path.obtain != nullptr)
+        if (const char* const reason = path.obtain()) return reason;
+    return self_test(*path.kernels);
 }
 
-const Kernels& chosen() {
-    const char* const name = std::getenv("MOECOMPRESS_ISA");
-    if (name == nullptr || *name == '\0') return *supported().paths[supported().count - 1];
+// Why a path must not be used: a clause, empty when it may.
+const std::string& refusal(const Path& path) {
+    static std::once_flag asked[path_count];
+    static std::string answers[path_count];
+    const size_t index = static_cast<size_t>(&path - paths);
+    std::call_once(asked[index], [&] { answers[index] = examined(path); });
+    return answers[index];
+}
+
+std::string names_of_supported() {
+    std::string names;
+    for (const Kernels* const* path = supported_kernels(); *path != nullptr; ++path)
+        names += names.empty() ? (*path)->name : std::string(", ") + (*path)->name;
+    return names;
+}
+
+const Kernels& forced(const char* name) {
     try {
         return kernels_named(name);
     } catch (const std::invalid_argument& error) {
@@ -79,23 +65,51 @@ const Kernels& chosen() {
     }
 }
 
+const Kernels& chosen() {
+    const char* const name = std::getenv("MOECOMPRESS_ISA");
+    if (name != nullptr && *name != '\0') return forced(name);
+    size_t best = path_count - 1;
+    while (!refusal(paths[best]).empty()) --best;  // ends at scalar, which is never refused
+    return *paths[best].kernels;
+}
+
 }  // namespace
 
-const Kernels* const* supported_kernels() { return supported().paths; }
+const Kernels* const* supported_kernels() {
+    struct List {
+        const Kernels* paths[path_count + 1] = {};
+        List() {
+            size_t count = 0;
+            for (const Path& path : moecompress::paths)
+                if (missing(path) == nullptr) paths[count++] = path.kernels;
+        }
+    };
+    static const List list;
+    return list.paths;
+}
 
 const Kernels& kernels_named(const char* name) {
-    std::string known;
-    for (const Kernels* const* path = supported_kernels(); *path != nullptr; ++path) {
-        if (std::strcmp((*path)->name, name) == 0) return **path;
-        known += known.empty() ? (*path)->name : std::string(", ") + (*path)->name;
+    for (const Path& path : paths) {
+        if (std::strcmp(path.kernels->name, name) != 0) continue;
+        if (refusal(path).empty()) return *path.kernels;
+        throw std::invalid_argument("Instruction set '" + std::string(name) + "' cannot be used: " + refusal(path) +
+                                    ". This machine runs " + names_of_supported() + ".");
     }
-    throw std::invalid_argument("Instruction set '" + std::string(name) +
-                                "' is unknown or not supported by this processor; it runs " + known + ".");
+    throw std::invalid_argument("Instruction set '" + std::string(name) + "' is unknown; this machine runs " +
+                                names_of_supported() + ".");
 }
 
 const Kernels& kernels() {
     static const Kernels& best = chosen();
     return best;
+}
+
+std::vector<PathReport> path_reports() {
+    std::vector<PathReport> reports;
+    for (const Path& path : paths)
+        reports.push_back({path.kernels->name, missing(path) == nullptr, refusal(path).empty(),
+                           path.kernels == &kernels(), refusal(path)});
+    return reports;
 }
 
 }  // namespace moecompress

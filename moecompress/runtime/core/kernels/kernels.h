@@ -71,12 +71,12 @@ struct Kernels {
     void (*add_scaled)(float* y, const float* x, float factor, int64_t count);
 };
 
-// The best path this processor runs, or the one named by MOECOMPRESS_ISA; throws std::invalid_argument for an unknown
-// or unsupported name.
+// The best path that this processor runs and that passes its self-test, or the one named by MOECOMPRESS_ISA; throws
+// std::invalid_argument for a name that is unknown, not supported here or refused by the self-test.
 const Kernels& kernels();
 const Kernels& kernels_named(const char* name);
 
-// The paths this processor runs, slowest first, ended by nullptr.
+// The paths this processor and operating system run, slowest first, ended by nullptr.
 const Kernels* const* supported_kernels();
 
 // One dequantised row [columns] of w: scale * code + minimum, rounded once per operation (no fma).

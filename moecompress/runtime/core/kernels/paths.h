@@ -3,10 +3,17 @@
 
 #include "kernels/kernels.h"
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #define MOECOMPRESS_X86 1
 #else
 #define MOECOMPRESS_X86 0
+#endif
+#ifndef MOECOMPRESS_ARM  // tests set it, to build this processor's and ARM's paths together
+#if defined(__aarch64__)
+#define MOECOMPRESS_ARM 1
+#else
+#define MOECOMPRESS_ARM 0
+#endif
 #endif
 
 namespace moecompress {
