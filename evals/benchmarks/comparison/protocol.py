@@ -1,0 +1,104 @@
+"""One JSON object a line, both ways: the benchmark asks, a worker process answers. Standard library only.
+
+A worker is a script that calls `serve` with an object; the command `{"do": name, …}` calls its method `name`. Every
+answer carries what the process has used so far, read from /proc.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class WorkerError(Exception):
+    """A worker failed or was killed; the message says how."""
+
+
+class Worker:
+    """A running worker. Leave the `with` block to end it."""
+
+    def __init__(self, python: str, script: Path, group: Path | None = None) -> None:
+        command = [python, str(script)]
+        if group is not None:  # join the control group before anything is loaded
+            command = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group), *command]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Call a method of the worker. Raises WorkerError when it fails, with the last lines it wrote."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerError(f"The worker ended while it was asked to {do}: {self._end()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def pause(self) -> None:
+        """Stop the process, so that its waiting threads take nothing from the other one."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run again."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.resume()
+        self._process.kill()
+        self._process.communicate()
+
+    def _end(self) -> str:
+        _, errors = self._process.communicate()
+        code = self._process.returncode
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{how}. {' '.join(errors.splitlines()[-5:])[-600:]}"
+
+
+def serve(target: Any) -> None:
+    """Answer commands from standard input until it ends. What libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(target, command.pop("do"))(**command) or {}
+        except Exception as error:  # the other process reports it
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps({**answer, "used": used()}) + "\n")
+        answers.flush()
+
+
+def used() -> dict[str, float]:
+    """Bytes read from the disk and resident memory in bytes, CPU in seconds, page faults that waited for the disk."""
+    read = re.search(r"^read_bytes: (\d+)", Path("/proc/self/io").read_text(), re.MULTILINE)
+    status = Path("/proc/self/status").read_text()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "disk_bytes": int(read.group(1)) if read else 0,
+        "rss_bytes": _kilobytes(status, "VmRSS") << 10,
+        "peak_rss_bytes": _kilobytes(status, "VmHWM") << 10,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "major_faults": usage.ru_majflt,
+    }
+
+
+def _kilobytes(status: str, key: str) -> int:
+    found = re.search(rf"^{key}:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found.group(1)) if found else 0
