@@ -7,9 +7,10 @@ maps its file, the fastest of its ways that survive.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from comparison.limits import drop_caches, memory_group, read_ahead
 from comparison.paired import PROMPT, decode_turns, paired_ratio, portion, rates
 from comparison.plan import Pair, Plan
 from comparison.protocol import Worker, WorkerError
-from comparison.resident import own
+from comparison.resident import own, peer
 from comparison.workspace import Workspace
 from synthetic.artifact import Bits
 
@@ -45,9 +46,9 @@ def decode(work: Workspace, plan: Plan, shape: str, pair: Pair, limits: Limits) 
     for repeat in range(limits.repeats):
         part = portion(ids, repeat, PROMPT + plan.capped_warm + plan.capped_tokens)
         with read_ahead(work.folder, limits.read_ahead_kib):
-            runs["ours"].append(_run(work, plan, part, cap, own_artifact=ours))
+            runs["ours"].append(_run(plan, part, cap, partial(own, work, plan, ours, memory=cap)))
             if theirs is not None:
-                runs["peer"].append(_run(work, plan, part, cap, peer_file=theirs))
+                runs["peer"].append(_run(plan, part, cap, partial(peer, work, plan, theirs, repack=False)))
     record = {"shape": shape, "bits": pair.bits.name, "cap_bytes": cap, **asdict(limits)}
     return {**record, "runs": runs, **summary(runs)}
 
@@ -64,7 +65,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     }
     if not theirs:
         return result
-    pairs = [(our, their) for our, their in zip(ours, theirs, strict=True) if their["tps"]]
+    pairs = [(our, their) for our, their in zip(ours, theirs, strict=True) if our["tps"] and their["tps"]]
     result |= {
         "peer_tps": _median(theirs, "tps"),
         "peer_disk_bytes_per_token": _median(theirs, "disk_bytes_per_token"),
@@ -101,40 +102,18 @@ def _usual_hit_rate(work: Workspace, plan: Plan, path: Path, ids: list[int], mem
     return round(float(store["decode_hits"]) / max(1, store["decode_hits"] + store["decode_misses"]), 4)
 
 
-def _run(
-    work: Workspace,
-    plan: Plan,
-    ids: list[int],
-    cap: int,
-    own_artifact: Path | None = None,
-    peer_file: Path | None = None,
-) -> dict[str, Any]:
+def _run(plan: Plan, ids: list[int], cap: int, opened: Callable[..., AbstractContextManager[Worker]]) -> dict[str, Any]:
     """One engine from an empty page cache: prompt, some tokens to warm up, then the measured ones."""
     drop_caches()
     with memory_group(int(GROUP_SHARE * cap)) as group:
         try:
-            with _opened(work, plan, group.path, cap, own_artifact, peer_file) as worker:
+            with opened(group=group.path) as worker:
                 result = _decoded(worker, plan, ids)
         except WorkerError as error:
-            if own_artifact is not None and not group.oom_kills:
+            if not group.oom_kills:
                 raise
             result = {"tps": None, "disk_bytes_per_token": None, "error": str(error)}
         return {**result, "budget_bytes": cap, "oom_kills": group.oom_kills}
-
-
-@contextmanager
-def _opened(
-    work: Workspace, plan: Plan, group: Path, cap: int, own_artifact: Path | None, peer_file: Path | None
-) -> Iterator[Worker]:
-    common = {"threads": work.threads, "context": plan.context}
-    if own_artifact is not None:
-        with work.own_worker(group) as worker:
-            worker.ask("open", path=str(own_artifact), memory=cap, **common)
-            yield worker
-    else:
-        with work.peer_worker(group) as worker:
-            worker.ask("open", path=str(peer_file), repack=False, mmap=True, **common)
-            yield worker
 
 
 def _decoded(worker: Worker, plan: Plan, ids: list[int]) -> dict[str, Any]:

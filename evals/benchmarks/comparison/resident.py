@@ -61,16 +61,16 @@ def prefill(work: Workspace, plan: Plan, shape: str, kinds: tuple[str, ...], bit
 
 
 @contextmanager
-def own(work: Workspace, plan: Plan, path: Path, **options: Any) -> Iterator[Worker]:
-    """Our engine with an artifact open, resident unless `memory` says otherwise."""
-    with work.own_worker() as worker:
+def own(work: Workspace, plan: Plan, path: Path, group: Path | None = None, **options: Any) -> Iterator[Worker]:
+    """Our engine with an artifact open, resident unless `memory` says otherwise; in a control group if one is named."""
+    with work.own_worker(group) as worker:
         worker.ask("open", path=str(path), threads=work.threads, context=plan.context, **options)
         yield worker
 
 
 @contextmanager
-def peer(work: Workspace, plan: Plan, path: Path, repack: bool) -> Iterator[Worker]:
-    """llama.cpp with a file open, mapped."""
-    with work.peer_worker() as worker:
+def peer(work: Workspace, plan: Plan, path: Path, repack: bool, group: Path | None = None) -> Iterator[Worker]:
+    """llama.cpp with a file open, mapped; in a control group if one is named."""
+    with work.peer_worker(group) as worker:
         worker.ask("open", path=str(path), threads=work.threads, context=plan.context, mmap=True, repack=repack)
         yield worker

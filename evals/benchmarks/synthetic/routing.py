@@ -13,18 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from synthetic.shapes import Shape
-from synthetic.weights import EMBEDDING, Floats, Weights, router_name
+from synthetic.weights import EMBEDDING, HEAD, Floats, Weights, router_name
 
 Choices = npt.NDArray[np.int64]
 
 
 def measure(weights: Weights, ids: Sequence[int]) -> dict[str, Any]:
     """Figures of the routing of one text, averages over layers; see `summary`."""
-    return summary(weights.shape, *choices(weights, ids))
+    _, chosen, guessed = forward(weights, ids)
+    return summary(weights.shape, chosen, guessed)
 
 
-def choices(weights: Weights, ids: Sequence[int]) -> tuple[Choices, Choices]:
-    """Chosen experts `[layers, tokens, top_k]`, and, a layer fewer, the next router's choice on this layer's input."""
+def forward(weights: Weights, ids: Sequence[int]) -> tuple[Floats, Choices, Choices]:
+    """Logits `[tokens, vocabulary]`, chosen experts `[layers, tokens, top_k]`, and choices guessed one layer early.
+
+    The guesses have a layer fewer: the n-th are the choices of layer n + 1's router on layer n's input.
+    """
     shape = weights.shape
     hidden = weights.trunk(EMBEDDING)[np.asarray(ids)]
     chosen, guessed = [], []
@@ -37,7 +41,8 @@ def choices(weights: Weights, ids: Sequence[int]) -> tuple[Choices, Choices]:
         if layer + 1 < shape.layers:
             guessed.append(top(inputs @ weights.trunk(router_name(layer + 1)).T, shape.top_k))
         hidden = hidden + experts(weights, layer, inputs, logits, picked)
-    return np.stack(chosen), np.array(guessed).reshape(-1, len(ids), shape.top_k)
+    logits = normalised(hidden) @ weights.trunk(HEAD).T
+    return logits, np.stack(chosen), np.array(guessed, int).reshape(-1, len(ids), shape.top_k)
 
 
 def summary(shape: Shape, chosen: Choices, guessed: Choices) -> dict[str, Any]:
