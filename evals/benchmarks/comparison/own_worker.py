@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from protocol import serve
 
 from moecompress.runtime.engine import Engine
@@ -29,9 +29,8 @@ class Own:
     def prefill(self, ids: list[int]) -> dict[str, Any]:
         """Read a prompt that begins unlike the one before, so that nothing is reused."""
         start = time.perf_counter()
-        logits, reused = self._open.start(ids)
-        token = int(np.argmax(logits))
         self._ids = list(ids)
+        token, reused = self._open.start(self._ids)
         return {"seconds": time.perf_counter() - start, "reused": reused, "tokens": [token]}
 
     def decode(self, ids: list[int], limit: float = 1e9) -> dict[str, Any]:
@@ -40,14 +39,16 @@ class Own:
         for token in ids:
             start = time.perf_counter()
             self._ids.append(token)
-            tokens.append(int(np.argmax(self._open.step(self._ids))))
+            tokens.append(self._open.step(self._ids))
             seconds.append(time.perf_counter() - start)
             if time.perf_counter() - begin > limit:
                 break
-        return {"seconds": seconds, "tokens": tokens, "store": vars(self._open.store_stats())}
+        return {"seconds": seconds, "tokens": tokens, "store": asdict(self._open.store_stats())}
 
     def logits(self, ids: list[int], path: str) -> dict[str, Any]:
         """Save the logits after each id, `[n, vocabulary]`."""
+        import numpy as np
+
         np.save(path, self._open.logits(ids))
         return {}
 

@@ -6,8 +6,6 @@ The check of the conversion is in it: the bfloat16 GGUF file must give the origi
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,6 +18,7 @@ from comparison.paired import decode_turns, paired_ratio, rates
 from comparison.plan import Plan
 from comparison.protocol import Worker
 from comparison.resident import REPACK, own, peer
+from comparison.start import compress
 from comparison.workspace import Workspace
 from moecompress.artifact.files import artifact_bytes
 from moecompress.artifact.reader import read_manifest
@@ -63,11 +62,7 @@ def files(work: Workspace, model: Path) -> tuple[Path, dict[str, Path]]:
     """The model as our artifact, and as GGUF files: bfloat16 for the check, and the type compared with."""
     out = work.folder / "reference"
     if not out.is_dir():
-        work.folder.mkdir(parents=True, exist_ok=True)
-        recipe = work.folder / "reference.yaml"
-        recipe.write_text(json.dumps(RECIPE))
-        command = [sys.executable, "-m", "moecompress.cli.main", "run", str(recipe), "--model", str(model)]
-        subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+        compress(str(model), RECIPE, out)
     if work.peer is None:
         return out, {}
     from comparison.checkpoint_gguf import convert

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from moecompress.codecs.dense import bf16_bits
+from moecompress.codecs.bfloat16 import bf16_bits
 
 Type = gguf.GGMLQuantizationType
 

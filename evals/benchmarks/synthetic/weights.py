@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from moecompress.codecs.dense import bf16_bits, bf16_values
+from moecompress.codecs.bfloat16 import bf16_bits, bf16_values
 from moecompress.core.types import Projection
 from synthetic.shapes import Shape
 
