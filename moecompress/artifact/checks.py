@@ -32,6 +32,7 @@ _EXPERTS = re.compile(r"experts-[0-9]{5}\.safetensors")
 _ASSET = re.compile(
     r"(?!.*\.\.)(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,120}\.(?:json|jinja|txt|model|tiktoken|md)|(?:LICENSE|NOTICE)[A-Za-z0-9_.-]{0,60})"
 )
+_LAST_LAYER = 99_999  # a file's name has five digits for it
 _PROJECTION_SETS: tuple[set[Projection], ...] = ({"gate", "up", "down"}, {"up", "down"})
 
 
@@ -71,7 +72,7 @@ def check_file_names(manifest: Manifest) -> None:
     if layers != sorted(set(layers)):
         raise ArtifactError(f"{MANIFEST}: expert layers must be in ascending order, each once: {layers[:64]}.")
     for layer in manifest.experts:
-        if layer.file != f"experts-{layer.layer:05d}.safetensors":
+        if layer.layer > _LAST_LAYER or layer.file != f"experts-{layer.layer:05d}.safetensors":
             raise ArtifactError(f"{MANIFEST}: the experts of layer {layer.layer} cannot be in {layer.file[:200]!r}.")
     expected = {TRUNK, README, *[layer.file for layer in manifest.experts]}
     missing = sorted(expected - set(manifest.files))

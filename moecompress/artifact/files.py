@@ -38,7 +38,10 @@ class OpenFile:
         view = memoryview(out)
         done = 0
         while done < length:
-            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise ArtifactError(f"{self.path} cannot be read at byte {offset + done}: {error.strerror}.") from error
             if count == 0:
                 raise IntegrityError(f"{self.path} became shorter while it was read: it had {self.size} bytes.")
             done += count

@@ -115,6 +115,8 @@ def _trunk_row(role: str, name: str, entry: StoredTensor, specs: dict[str, Codec
 
 
 def _expert_row(expert: StoredExpert, specs: dict[str, CodecSpec]) -> ExpertRow:
+    if "gate" not in expert.projections:
+        raise UnsupportedModelError("The artifact's experts have no gate matrix; the engine runs gated experts only.")
     gate, up, down = (_tensor_row(expert.projections[name], specs) for name in ("gate", "up", "down"))
     return expert.offset, expert.bytes, gate, up, down
 

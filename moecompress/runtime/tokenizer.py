@@ -50,7 +50,7 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(files.tokenizer)
         except Exception as error:  # the library raises bare Exception
-            raise ArtifactError(f"{TOKENIZER} of the artifact cannot be used: {error}.") from error
+            raise ArtifactError(f"{TOKENIZER} of the artifact cannot be used: {str(error)[:300]}.") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.end_ids = frozenset(_end_ids(files) | self._ids_named("eos_token"))
@@ -108,6 +108,6 @@ def _end_ids(files: TokenizerFiles) -> set[int]:
 def _default_template(settings: Mapping[str, Any]) -> str | None:
     value = settings.get("chat_template")
     if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default")
+        named = [item for item in value if isinstance(item, dict) and item.get("name") == "default"]
+        value = named[-1].get("template") if named else None
     return value if isinstance(value, str) else None

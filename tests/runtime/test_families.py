@@ -90,6 +90,9 @@ def test_rope_frequencies_are_those_of_transformers(parameters, old):
     assert rope.frequencies == pytest.approx(expected.tolist(), rel=1e-6) and rope.scale == scale
 
 
+_LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}
+
+
 @pytest.mark.parametrize(
     ("family", "overrides", "words"),
     [
@@ -100,7 +103,15 @@ def test_rope_frequencies_are_those_of_transformers(parameters, old):
         ("qwen3_moe", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ("qwen2_moe", {"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
         ("olmoe", {"sliding_window": 64}, "sliding_window = 64"),
-        ("olmoe", {"num_attention_heads": 0}, "0 heads"),
+        ("olmoe", {"num_attention_heads": 0}, "num_attention_heads = 0"),
+        ("olmoe", {"num_hidden_layers": 2**31 - 1}, "num_hidden_layers = 2147483647; .* from 1 to 65536"),
+        ("olmoe", {"head_dim": 2**30}, "head_dim = 1073741824"),
+        ("olmoe", {"hidden_size": 2}, "head_dim = 0"),
+        ("olmoe", {"vocab_size": 2**31}, "vocab_size = 2147483648"),
+        ("olmoe", {"rope_theta": 10**400}, "rope_theta = 1000"),
+        ("mixtral", {"rope_parameters": {"rope_type": ["default"]}}, "rope_type"),
+        ("mixtral", {"rope_parameters": _LLAMA3}, "low_freq_factor = 4.0; it must be below"),
+        ("qwen2_moe", {"layer_types": 2}, "layer_types = 2"),
         ("olmoe", {"vocab_size": "many"}, "vocab_size = many"),
         ("olmoe", {"rms_norm_eps": 0}, "rms_norm_eps = 0"),
         ("olmoe", {"hidden_size": None}, "lacks 'hidden_size'"),

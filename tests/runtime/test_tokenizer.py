@@ -71,7 +71,11 @@ def test_a_conversation_is_rendered_as_transformers_renders_it(files, tmp_path):
 
 
 def test_a_template_in_the_settings_counts_too(files):
-    listed = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ eos_token }}!"}]
+    listed = [
+        {"name": ["default"]},
+        {"name": "tool_use", "template": "x"},
+        {"name": "default", "template": "{{ eos_token }}!"},
+    ]
     for template in ("{{ eos_token }}!", listed):
         settings = {"eos_token": "<|endoftext|>", "chat_template": template}
         assert Tokenizer(files(settings=settings, template=None)).render([]) == "<|endoftext|>!"
@@ -92,11 +96,46 @@ def test_without_a_template_a_conversation_is_refused(files):
         "{% for x in %}",
         "{{ 1 / 0 }}",
         "{{ messages[0]['role']['x'].y }}",
+        "{{ {}.popitem() }}",
     ],
 )
 def test_a_template_can_neither_reach_out_nor_fail_with_a_traceback(template):
     with pytest.raises(RequestError, match="chat template refused"):
         render(template, {"messages": [{"role": "user"}]})
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for a in range(999) %}{% for b in range(999) %}{% endfor %}{% endfor %}", "more than 100000 steps"),
+        ("{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}", "steps"),
+        ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "elements"),
+        ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}", "elements"),
+        ("{% set n = namespace(x=3) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}", "4096 bits"),
+        ("{{ 'ab' * 99999999 }}", "199999998 elements"),
+        ("{{ [1] * 99999999 }}", "99999999 elements"),
+        ("{{ 9 ** 99999999 }}", "power"),
+        ("{{ '%99999999d' % 1 }}", "width"),
+        ("{{ '%*d' | format(99999999, 1) }}", "99999999 as a size|width"),
+        ("{{ '{:99999999}'.format(1) }}", "width"),
+        ("{{ '{:{}}'.format(1, 99999999) }}", "99999999 as a size"),
+        ("{{ ''.center(99999999) }}", "99999999 as a size"),
+        ("{{ '' | center(99999999) }}", "99999999 as a size"),
+        ("{{ [1] | batch(99999999, 0) | list }}", "99999999 as a size"),
+        ("{{ messages | tojson(indent=99999999) }}", "99999999 as a size"),
+        ("{{ lipsum(n=9999) }}", "undefined"),
+    ],
+)
+def test_a_template_that_does_too_much_is_refused(template, words):
+    with pytest.raises(RequestError, match=words):
+        render(template, {"messages": [{"role": "user"}]})
+
+
+def test_loops_of_templates_know_where_they_are():
+    text = "{% for a in 'xyz' %}{{ loop.index }}{{ a ~ '/' ~ loop.length }}{{ ',' if not loop.last }}{% endfor %}"
+    assert render(text, {}) == "1x/3,2y/3,3z/3"
+    assert render("{% for k, v in d.items() if v %}{{ k }}{% else %}none{% endfor %}", {"d": {"a": 1, "b": 0}}) == "a"
+    assert render("{% for a in nothing %}{% else %}none{% endfor %}{{ 'a' + 'b' * 2 }}{{ '%s' % 7 }}", {}) == "noneabb7"
 
 
 def test_helpers_of_templates():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from moecompress.core.errors import UnsupportedModelError
 
 _NO_DEFAULT: Any = object()
+_MOST = 2**31 - 1
 
 
 class Config:
@@ -25,17 +27,17 @@ class Config:
         """The first value that is present, or None."""
         return next((self._values[key] for key in keys if self._values.get(key) is not None), None)
 
-    def integer(self, *keys: str, default: int = _NO_DEFAULT) -> int:
-        """A whole number of at least 0."""
+    def integer(self, *keys: str, default: int = _NO_DEFAULT, least: int = 0, most: int = _MOST) -> int:
+        """A whole number from `least` to `most`."""
         value = self._value(keys, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self._refused(keys[0], value, "a whole number of at least 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self._refused(keys[0], value, f"a whole number from {least} to {most}")
         return value
 
     def number(self, *keys: str, default: float = _NO_DEFAULT) -> float:
         """A finite number above 0, or the default."""
         value = self._value(keys, default)
-        usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
         if not usable and value is not default:
             raise self._refused(keys[0], value, "a number above 0")
         return float(value)

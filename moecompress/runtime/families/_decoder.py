@@ -1,4 +1,7 @@
-"""What all four families share: the sizes of attention, which layers are sparse, and rotary embedding."""
+"""What all four families share: the sizes of attention, which layers are sparse, and rotary embedding.
+
+Whatever decides how long a list becomes is bounded here as the core bounds it: config.json is not to be trusted.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,32 @@ from moecompress.core.errors import UnsupportedModelError
 from moecompress.runtime.families._config import Config
 from moecompress.runtime.families.base import Layer, Rope, Sizes
 
+_MOST_LAYERS, _LARGEST_HEAD = 65536, 4096
+
 
 def sizes(config: Config, key_value_heads: int | None = None) -> Sizes:
     """The sizes; `key_value_heads` counts when the file does not name them, `null` there means as many as heads."""
-    heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
-    if heads == 0 or hidden == 0:
-        raise UnsupportedModelError(f"This {config.model_type} model has {heads} heads and a hidden size of {hidden}.")
+    heads, hidden = config.integer("num_attention_heads", least=1), config.integer("hidden_size", least=1)
     unnamed = heads if config.has("num_key_value_heads") else key_value_heads or heads
     return Sizes(
         hidden=hidden,
         vocabulary=config.integer("vocab_size"),
         heads=heads,
         key_value_heads=config.integer("num_key_value_heads", default=unnamed),
-        head_size=config.integer("head_dim", default=hidden // heads),
+        head_size=config.integer("head_dim", default=hidden // heads, least=1, most=_LARGEST_HEAD),
         max_positions=config.integer("max_position_embeddings"),
     )
 
 
 def sparse_layers(config: Config) -> list[bool]:
     """Which layers have experts, by `decoder_sparse_step` and `mlp_only_layers`, as the Qwen families say it."""
-    step, dense = config.integer("decoder_sparse_step", default=1), config.integers("mlp_only_layers")
-    if step == 0:
-        raise UnsupportedModelError(
-            f"This {config.model_type} model has decoder_sparse_step = 0; it must be at least 1."
-        )
-    return [index not in dense and (index + 1) % step == 0 for index in range(config.integer("num_hidden_layers"))]
+    step, dense = config.integer("decoder_sparse_step", default=1, least=1), set(config.integers("mlp_only_layers"))
+    return [index not in dense and (index + 1) % step == 0 for index in range(layer_count(config))]
+
+
+def layer_count(config: Config) -> int:
+    """How many decoder layers there are."""
+    return config.integer("num_hidden_layers", least=1, most=_MOST_LAYERS)
 
 
 def layers(sparse: list[bool], window: int = 0) -> tuple[Layer, ...]:
@@ -51,9 +55,9 @@ def rope(config: Config, theta: float = 10000.0) -> Rope:
         raise UnsupportedModelError(f"The rope_parameters of this {config.model_type} model are not a mapping.")
     values = Config(f"{config.model_type} (rope_parameters)", parameters)
     kind = values.raw("rope_type", "type") or "default"
-    if kind not in _SCALINGS:
+    if not isinstance(kind, str) or kind not in _SCALINGS:
         raise UnsupportedModelError(
-            f"This {config.model_type} model has rope_type = {kind!r}; "
+            f"This {config.model_type} model has rope_type = {str(kind)[:100]!r}; "
             f"the native engine handles {', '.join(_SCALINGS)}."
         )
     for place in (config, values):
@@ -77,6 +81,10 @@ def _llama3(frequency: float, values: Config, positions: int) -> float:
     """Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1)."""
     original = values.integer("original_max_position_embeddings", default=positions)
     low, high, factor = values.number("low_freq_factor"), values.number("high_freq_factor"), values.number("factor")
+    if not low < high:
+        raise UnsupportedModelError(
+            f"This {values.model_type} model has low_freq_factor = {low}; it must be below high_freq_factor = {high}."
+        )
     turns = original * frequency / (2 * math.pi)  # of the wave within the original context
     if turns < low:
         return frequency / factor

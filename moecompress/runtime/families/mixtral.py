@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moecompress.runtime.families._config import Config
-from moecompress.runtime.families._decoder import layers, rope, sizes
+from moecompress.runtime.families._decoder import layer_count, layers, rope, sizes
 from moecompress.runtime.families.base import Architecture, Family
 
 
@@ -17,7 +17,7 @@ def architecture(config: Config) -> Architecture:
         rope=rope(config, theta=1e6),
         top_k=config.integer("num_experts_per_tok", default=2),
         renormalise=True,
-        layers=layers([True] * config.integer("num_hidden_layers"), config.integer("sliding_window", default=0)),
+        layers=layers([True] * layer_count(config), config.integer("sliding_window", default=0)),
         tied=config.flag("tie_word_embeddings", default=False),
     )
 

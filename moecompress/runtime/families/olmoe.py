@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moecompress.runtime.families._config import Config
-from moecompress.runtime.families._decoder import layers, rope, sizes
+from moecompress.runtime.families._decoder import layer_count, layers, rope, sizes
 from moecompress.runtime.families.base import Architecture, Family
 
 
@@ -18,7 +18,7 @@ def architecture(config: Config) -> Architecture:
         rope=rope(config),
         top_k=config.integer("num_experts_per_tok", default=8),
         renormalise=config.flag("norm_topk_prob", default=False),
-        layers=layers([True] * config.integer("num_hidden_layers")),
+        layers=layers([True] * layer_count(config)),
         tied=config.flag("tie_word_embeddings", default=False),
         head_norm="full",
         clip=config.number("clip_qkv", default=float("inf")),

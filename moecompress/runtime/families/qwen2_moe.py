@@ -31,7 +31,7 @@ def architecture(config: Config) -> Architecture:
 def _layers(config: Config) -> tuple[Layer, ...]:
     sparse, window = sparse_layers(config), _window(config)
     kinds = config.raw("layer_types") or _default_kinds(config, len(sparse))
-    if len(kinds) != len(sparse) or any(kind not in (_FULL, _SLIDING) for kind in kinds):
+    if not isinstance(kinds, list) or len(kinds) != len(sparse) or any(kind not in (_FULL, _SLIDING) for kind in kinds):
         raise UnsupportedModelError(
             f"This {config.model_type} model has layer_types = {str(kinds)[:100]}; the native engine handles a list "
             f"with {_FULL} or {_SLIDING} for each of its {len(sparse)} layers."

@@ -20,7 +20,7 @@ struct Block {
 
 // Exact conversions only, so wider copies of the loop give the same bits.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) && \
-    !defined(__SANITIZE_ADDRESS__)
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 void widen(const int16_t* from, float* to, int64_t count) {

@@ -17,10 +17,11 @@ int64_t PackedMatrix::tile_bytes() const {
 }
 
 void PackedMatrix::check() const {
-    constexpr int64_t largest = int64_t{1} << 31;
-    if (rows < 1 || columns < 1 || rows > largest || columns > largest)
+    constexpr int64_t largest = int64_t{1} << 31, most_elements = int64_t{1} << 48;
+    if (rows < 1 || columns < 1 || rows > largest || columns > largest || rows > most_elements / columns)
         throw std::invalid_argument("A matrix of shape [" + std::to_string(rows) + ", " + std::to_string(columns) +
-                                    "] cannot be multiplied; both sides must lie between 1 and 2^31.");
+                                    "] cannot be multiplied; both sides must lie between 1 and 2^31, and there must be "
+                                    "at most 2^48 elements.");
     if (codec == Codec::dense_bf16 || codec == Codec::dense_f32) return;
     if (codec != Codec::affine)
         throw std::invalid_argument("Codec number " + std::to_string(static_cast<int>(codec)) +

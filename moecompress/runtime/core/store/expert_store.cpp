@@ -19,6 +19,11 @@ std::vector<int> counts(const std::vector<ExpertLayer>& layers) {
     return result;
 }
 
+// More slots than experts would never be filled.
+int useful_slots(const std::vector<ExpertLayer>& layers, int slots) {
+    return std::min(slots, ExpertStore::total_experts(layers));
+}
+
 }  // namespace
 
 uint64_t ExpertStore::largest_record(const std::vector<ExpertLayer>& layers) {
@@ -48,21 +53,24 @@ uint64_t ExpertStore::arena_bytes(const std::vector<ExpertLayer>& layers, int sl
 
 ExpertStore::ExpertStore(const Folder& folder, std::vector<ExpertLayer> layers, int64_t hidden,
                          const StoreOptions& options)
-    : layers_(std::move(layers)), residency_(counts(layers_), options.slots, named_policy(options.policy)), lanes_(options.lanes) {
+    : layers_(std::move(layers)),
+      residency_(counts(layers_), useful_slots(layers_, options.slots), named_policy(options.policy)),
+      lanes_(options.lanes) {
+    const int slots = useful_slots(layers_, options.slots);
     uint64_t offset = 0;
     for (const ExpertLayer& layer : layers_) {
         const uint64_t probe = layer.experts.empty() ? 0 : layer.experts.front().offset;
         files_.push_back(folder.open(layer.file, options.io, probe));
         check_layer(layer, hidden, files_.back().size());
-        if (options.slots > 0) continue;
+        if (slots > 0) continue;
         for (const ExpertEntry& entry : layer.experts) {
             slot_offset_.push_back(offset);
             offset += entry.bytes;
         }
     }
-    for (int slot = 0; slot < options.slots; ++slot) slot_offset_.push_back(uint64_t(slot) * largest_record(layers_));
+    for (int slot = 0; slot < slots; ++slot) slot_offset_.push_back(uint64_t(slot) * largest_record(layers_));
     while (reads_.size() < slot_offset_.size()) reads_.emplace_back();
-    arena_ = Region(arena_bytes(layers_, options.slots), true);
+    arena_ = Region(arena_bytes(layers_, slots), true);
 }
 
 ExpertStore::~ExpertStore() { end(); }

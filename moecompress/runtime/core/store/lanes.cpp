@@ -8,10 +8,17 @@
 namespace moecompress {
 
 ReaderLanes::ReaderLanes(int lanes) {
-    for (int lane = 0; lane < lanes; ++lane) threads_.emplace_back([this] { work(); });
+    try {
+        for (int lane = 0; lane < lanes; ++lane) threads_.emplace_back([this] { work(); });
+    } catch (...) {  // a process may be at its limit of threads
+        stop();
+        throw;
+    }
 }
 
-ReaderLanes::~ReaderLanes() {
+ReaderLanes::~ReaderLanes() { stop(); }
+
+void ReaderLanes::stop() {
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         stopping_ = true;

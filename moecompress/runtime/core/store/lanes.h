@@ -46,6 +46,7 @@ public:
     double wait(const Read& read);
 
 private:
+    void stop();
     void work();
     void carry_out(Read& read);
 
