@@ -1,4 +1,4 @@
-"""Cache policies in plain Python, and the cache they decide for: what the core's replay must equal, eviction by eviction.
+"""Cache policies in plain Python, and the cache they decide for: what the core must equal, eviction by eviction.
 
 An expert is (layer, index). A policy is a function (state, expert) → score; the lowest score among what may go is given
 up, the lower slot among equals. Times: `passes` counts tokens from 1, `uses` counts single uses.

@@ -191,11 +191,11 @@ def _greedy(engine: Engine, prefill: Callable[[], None] = _nothing, decode: Call
     """Tokens after the prompt; `prefill` is called before the prompt, `decode` behind the third token."""
     engine.logits([0])  # so that nothing of the prompt is in the key-value cache
     prefill()
-    tokens = [int(engine.start(list(PROMPT))[0].argmax())]
+    tokens = [engine.start(list(PROMPT))[0]]
     while len(tokens) < TOKENS:
         if len(tokens) == 3:
             decode()
-        tokens.append(int(engine.step([*PROMPT, *tokens]).argmax()))
+        tokens.append(engine.step([*PROMPT, *tokens]))
     return tokens
 
 
