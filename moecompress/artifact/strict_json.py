@@ -12,7 +12,8 @@ MAX_DEPTH = 64
 
 
 def loads(data: bytes, where: str) -> Any:
-    """The value of UTF-8 JSON. Raises ArtifactError for duplicate keys, NaN, infinities, or nesting beyond 64."""
+    """The value of UTF-8 JSON. Raises ArtifactError for duplicate keys, NaN, infinities, half characters, or nesting
+    beyond 64."""
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError as error:
@@ -21,15 +22,17 @@ def loads(data: bytes, where: str) -> Any:
         raise ArtifactError(f"{where} is not valid JSON: {error}.") from error
     if _depth(value) > MAX_DEPTH:
         raise ArtifactError(f"{where}: JSON nested deeper than {MAX_DEPTH}.")
+    if b"\\ud" in data.lower() and not _has_utf8(value):
+        raise ArtifactError(f"{where} is not valid JSON: half of a surrogate pair stands alone.")
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in value if keys.count(key) > 1)
-        raise ValueError(f"key {twice!r} appears twice in one object")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice[:200]!r} appears twice in one object")
     return value
 
 
@@ -42,6 +45,14 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is too large a number")
     return value
+
+
+def _has_utf8(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _depth(value: Any) -> int:

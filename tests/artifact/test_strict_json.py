@@ -8,6 +8,7 @@ from moecompress.core.errors import ArtifactError
 
 def test_plain_values_pass():
     assert loads('{"a": [1, 2.5, null, true, "é"]}'.encode(), "x") == {"a": [1, 2.5, None, True, "é"]}
+    assert loads(rb'["\ud83d\ude42", "\\ud800"]', "x") == ["🙂", "\\ud800"]
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,9 @@ def test_plain_values_pass():
         (b'{"a": 1} x', "not valid JSON"),
         (b"", "not valid JSON"),
         (b"\xff", "not valid JSON"),
+        (rb'{"a": "\uD800"}', "surrogate pair"),
+        (rb'{"\udc00": 1}', "surrogate pair"),
+        (b"{" + b",".join(b'"%d": 1' % (key % 99_999) for key in range(100_000)) + b"}", "'0' appears twice"),
         (b"\xef\xbb\xbf{}", "not valid JSON"),
         (b"1" * 5000, "not valid JSON"),
         (b"[" * 100_000, "nested deeper"),
