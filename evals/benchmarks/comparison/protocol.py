@@ -13,6 +13,8 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ class Worker:
         command = [python, str(script)]
         if group is not None:  # join the control group before anything is loaded
             command = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group), *command]
+        self._open = ExitStack()  # errors go to a file: a full pipe would block a talkative library
+        self._errors = self._open.enter_context(tempfile.TemporaryFile("w+"))
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -63,12 +67,13 @@ class Worker:
         self.resume()
         self._process.kill()
         self._process.communicate()
+        self._open.close()
 
     def _end(self) -> str:
-        _, errors = self._process.communicate()
-        code = self._process.returncode
+        code = self._process.wait()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return f"{how}. {' '.join(errors.splitlines()[-5:])[-600:]}"
+        self._errors.seek(0)
+        return f"{how}. {' '.join(self._errors.read().splitlines()[-5:])[-600:]}"
 
 
 def serve(target: Any) -> None:
