@@ -11,7 +11,7 @@ import pytest
 
 import peers
 from comparison import capped, limits, paired, plan, results
-from comparison.protocol import Worker, WorkerError
+from comparison.protocol import WorkerError, started
 from comparison.workspace import PeerMissing, Workspace
 from synthetic.artifact import Bits
 from synthetic.tokens import stream
@@ -37,8 +37,8 @@ serve(Target())
 def worker(tmp_path):
     script = tmp_path / "fake.py"
     script.write_text(FAKE.format(folder=str(Path(peers.__file__).parent / "comparison")))
-    with Worker(sys.executable, script) as started:
-        yield started
+    with started(sys.executable, script) as worker:
+        yield worker
 
 
 def test_a_worker_answers_and_says_what_it_used(worker):

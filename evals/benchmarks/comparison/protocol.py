@@ -14,27 +14,36 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class WorkerError(Exception):
     """A worker failed or was killed; the message says how."""
 
 
-class Worker:
-    """A running worker. Leave the `with` block to end it."""
+@contextmanager
+def started(python: str, script: Path, group: Path | None = None) -> Iterator[Worker]:
+    """A worker script in a process of its own, in a control group if one is named; ended with the `with` block."""
+    command = [python, str(script)]
+    if group is not None:  # joined before anything is loaded
+        command = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group), *command]
+    with tempfile.TemporaryFile("w+") as errors:  # a file: a full pipe would block a talkative library
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        with subprocess.Popen(command, text=True, **pipes) as process:
+            try:
+                yield Worker(process, errors)
+            finally:
+                process.kill()
 
-    def __init__(self, python: str, script: Path, group: Path | None = None) -> None:
-        command = [python, str(script)]
-        if group is not None:  # join the control group before anything is loaded
-            command = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group), *command]
-        self._open = ExitStack()  # errors go to a file: a full pipe would block a talkative library
-        self._errors = self._open.enter_context(tempfile.TemporaryFile("w+"))
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
-        )
+
+class Worker:
+    """A running worker."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        self._process, self._errors = process, errors
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Call a method of the worker. Raises WorkerError when it fails, with the last lines it wrote."""
@@ -59,15 +68,6 @@ class Worker:
     def resume(self) -> None:
         """Let it run again."""
         self._process.send_signal(signal.SIGCONT)
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.resume()
-        self._process.kill()
-        self._process.communicate()
-        self._open.close()
 
     def _end(self) -> str:
         code = self._process.wait()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from comparison.protocol import Worker
+from comparison.protocol import Worker, WorkerError, started
 from moecompress.artifact.files import artifact_bytes
 from moecompress.artifact.reader import read_manifest
 from synthetic import artifact, gguf_file, gguf_model, routing
@@ -40,22 +41,20 @@ class Workspace:
     threads: int
     report: Callable[[str], None] = print
 
-    def own_worker(self, group: Path | None = None) -> Worker:
+    def own_worker(self, group: Path | None = None) -> AbstractContextManager[Worker]:
         """Our engine in a process of its own."""
-        return Worker(self.own, HERE / "own_worker.py", group)
+        return started(self.own, HERE / "own_worker.py", group)
 
-    def peer_worker(self, group: Path | None = None) -> Worker:
+    def peer_worker(self, group: Path | None = None) -> AbstractContextManager[Worker]:
         """llama.cpp in a process of its own."""
         assert self.peer is not None, "a measurement without the peer asked for it"
-        return Worker(self.peer, HERE / "llama_worker.py", group)
+        return started(self.peer, HERE / "llama_worker.py", group)
 
     @cached_property
     def peer_hello(self) -> dict[str, Any] | None:
         """Version and build of the peer, None when it is left out. Raises PeerMissing."""
         if self.peer is None:
             return None
-        from comparison.protocol import WorkerError
-
         try:
             with self.peer_worker() as worker:
                 answer = worker.ask("hello")
