@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact is made of, where every weight lies, and what was measured. FORMAT.md §5.
+"""`manifest.json`: what an artifact is made of, where every weight lies, and what was measured. FORMAT.md §6.
 
 Two hashes guard it. `artifact_hash` names what determines behaviour, so it is the same however often a run was killed
 and resumed, and does not change when an evaluation is attached. `checksum` covers every byte of the file itself.

@@ -1,4 +1,4 @@
-"""Reads an artifact without trusting it. FORMAT.md §6 lists what is checked before any of its numbers is used."""
+"""Reads an artifact without trusting it. FORMAT.md §7 lists what is checked before any of its numbers is used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from moecompress.artifact.files import ArtifactFolder, OpenFile
 from moecompress.artifact.manifest import (
     MANIFEST,
     MAX_MANIFEST,
+    PRIORS,
     TRUNK,
     Manifest,
     StoredExpert,
     check_hashes,
     parse_manifest,
 )
+from moecompress.artifact.priors import Priors, read_priors
 from moecompress.artifact.records import HEADER, check_payload, check_record_header, payload_bytes
 from moecompress.codecs.base import Bytes, EncodedWeight
 from moecompress.codecs.table import codec_of
@@ -92,6 +94,12 @@ class ArtifactReader:
             raise UsageError(f"{self._folder} holds no {name!r}. It holds {', '.join(sorted(self._files))}.")
         file = self._files[name]
         return bytes(file.read(0, file.size))
+
+    def priors(self) -> Priors | None:
+        """Popularity and transition tables; None when the artifact was made without calibration."""
+        if PRIORS not in self._files:
+            return None
+        return read_priors(self._files[PRIORS], [len(layer.experts) for layer in self.manifest.experts])
 
     def close(self) -> None:
         """Give all files back."""

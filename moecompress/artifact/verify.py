@@ -11,6 +11,7 @@ from moecompress.artifact.checks import check_size, is_weight_file
 from moecompress.artifact.container import LINE, Span, aligned, read_header
 from moecompress.artifact.files import ArtifactFolder, OpenFile
 from moecompress.artifact.manifest import MANIFEST, PRIORS, README, ExpertLayer, Manifest
+from moecompress.artifact.priors import read_priors
 from moecompress.artifact.reader import open_checked
 from moecompress.artifact.records import HEADER, check_payload, check_record_header, payload_bytes
 from moecompress.core.errors import ArtifactError, IntegrityError
@@ -46,10 +47,10 @@ def _check_unlisted(manifest: Manifest, folder: ArtifactFolder) -> None:
 
 def _check_file(manifest: Manifest, file: OpenFile, on_bytes: OnBytes) -> None:
     layers = [layer for layer in manifest.experts if layer.file == file.name]
-    if is_weight_file(file.name) or file.name == PRIORS:
-        spans = read_header(file)
-        if file.name != PRIORS:
-            _check_tables(spans, _expected(manifest, layers), str(file.path))
+    if is_weight_file(file.name):
+        _check_tables(read_header(file), _expected(manifest, layers), str(file.path))
+    elif file.name == PRIORS:
+        read_priors(file, [len(layer.experts) for layer in manifest.experts])
     digest = hashlib.sha256()
     position = 0
     for layer in layers:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moecompress.artifact.priors import priors_file_bytes
 from moecompress.artifact.sizes import planned_weight_bytes
 from moecompress.calibration.collect import disk_bytes
 from moecompress.codecs.base import CodecSpec
@@ -115,7 +116,7 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -
         parameters=parameters,
         source_bytes=sum(source.nbytes(name) for name in source.names),
         weight_bytes=weight_bytes,
-        asset_bytes=sum(path.stat().st_size for path in source_assets(source).values()),
+        asset_bytes=_asset_bytes(source, layout, priors=bool(needs)),
         bits_per_weight=8 * weight_bytes / parameters,
         effects=tuple(_effect(step.name, fates) for step in recipe.steps),
         kept=_kept(fates),
@@ -138,6 +139,11 @@ def check_budget(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout
             f"{recipe.path}: budget.size is {format_size(limit)} ({limit} bytes), but these passes give "
             f"{format_size(planned)} ({planned} bytes). Use fewer bits or larger groups, or raise it to {planned}."
         )
+
+
+def _asset_bytes(source: TensorSource, layout: ModelLayout, priors: bool) -> int:
+    copied = sum(path.stat().st_size for path in source_assets(source).values())
+    return copied + (priors_file_bytes([moe.experts for moe in layout.moe.values()]) if priors else 0)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -18,7 +18,7 @@ import numpy
 
 from moecompress import __version__
 from moecompress.artifact.builder import ArtifactBuilder
-from moecompress.artifact.manifest import Manifest
+from moecompress.artifact.manifest import PRIORS, Manifest
 from moecompress.artifact.reader import read_manifest
 from moecompress.calibration.statistics import LayerStatistics
 from moecompress.core.errors import GateError, UsageError
@@ -195,4 +195,8 @@ def _seal(
         "passes": [{"unit": e.unit, "fates": grouped(e.fates), "notes": list(e.notes)} for e in entries],
     }
     architecture = {"model_type": layout.model_type, "config": source.config, "dtype": dtype_name(source, layout)}
-    return builder.seal(out, architecture=architecture, provenance=provenance, assets=source_assets(source))
+    assets: dict[str, Path | bytes] = {**source_assets(source)}
+    priors = statistics.priors(layout)
+    if priors is not None:
+        assets[PRIORS] = priors
+    return builder.seal(out, architecture=architecture, provenance=provenance, assets=assets)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from moecompress.artifact.priors import pack_priors
 from moecompress.calibration.collect import collect
+from moecompress.calibration.priors import routing_priors
 from moecompress.calibration.statistics import LayerStatistics
 from moecompress.calibration.store import StatisticsEntry, StatisticsStore
 from moecompress.calibration.texts import calibration_tokens
@@ -17,16 +19,25 @@ from moecompress.recipe.load import LoadedRecipe
 
 @dataclass(frozen=True)
 class Statistics:
-    """Access to the statistics of each layer; `layer` gives None when no pass of the recipe needs any."""
+    """Access to the statistics of each layer; there are none when no pass of the recipe needs any."""
 
     entry: StatisticsEntry | None
     tokens_hash: str | None
+    sequence_length: int = 0
 
     def layer(self, index: int | None) -> LayerStatistics | None:
         """The statistics of one decoder layer."""
         if self.entry is None or index is None:
             return None
         return self.entry.layer(index)
+
+    def priors(self, layout: ModelLayout) -> bytes | None:
+        """The artifact's `priors.safetensors`; None without statistics."""
+        if self.entry is None:
+            return None
+        experts = [moe.experts for moe in layout.moe.values()]
+        choices = [self.entry.layer(index).top_k_index for index in layout.moe]
+        return pack_priors(routing_priors(choices, experts, self.sequence_length), experts)
 
 
 def needed(recipe: LoadedRecipe) -> frozenset[str]:
@@ -42,4 +53,4 @@ def gather(
         return Statistics(None, None)
     tokens = calibration_tokens(recipe.recipe.calibration, source)
     store = StatisticsStore(cache / "statistics")
-    return Statistics(collect(source, layout, tokens, store, progress), tokens.hash)
+    return Statistics(collect(source, layout, tokens, store, progress), tokens.hash, tokens.ids.shape[1])

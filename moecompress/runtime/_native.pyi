@@ -14,6 +14,8 @@ _Tensor = tuple[str, int, int, int, int, int, int]
 _Trunk = Sequence[tuple[str, str, bool, _Tensor]]
 _Experts = Sequence[tuple[int, str, Sequence[tuple[int, int, _Tensor, _Tensor, _Tensor]]]]
 
+_Priors = tuple[int, int, bytes | bytearray, bytes | bytearray, bytes | bytearray]
+
 def isa_names() -> list[str]: ...
 def isa_name() -> str: ...
 def isa_report() -> list[dict[str, Any]]: ...
@@ -57,7 +59,7 @@ def recall(
     guesses: _Choices,
     experts: Sequence[int],
     predictor: str,
-    priors: Mapping[str, npt.NDArray[Any]] | None,
+    priors: _Priors | None,
     named: int,
 ) -> _Bytes: ...
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from moecompress.artifact.checks import is_weight_file
+from moecompress.artifact.manifest import PRIORS
 from moecompress.artifact.reader import ArtifactReader, read_manifest
 from moecompress.artifact.verify import verify
 from moecompress.codecs.table import codec_of
@@ -100,7 +102,20 @@ def test_data_free_recipes_read_no_text_and_keep_no_statistics(tiny, recipe, tmp
     loaded = recipe("rtn", overrides=["calibration.source=/does/not/exist"])
     manifest = run_recipe(loaded, tiny("olmoe"), tmp_path / "out", tmp_path / "cache").manifest
     assert manifest.provenance.calibration_hash is None
+    assert PRIORS not in manifest.files
     assert not (tmp_path / "cache").exists()
+
+
+def test_calibrated_recipes_leave_priors_of_the_original_routing(tiny, recipe, tmp_path):
+    loaded, source = recipe("gptq"), TensorSource.open(tiny("qwen2_moe"))
+    plan = make_plan(loaded, source, discover(source))
+    run_recipe(loaded, tiny("qwen2_moe"), tmp_path / "out", tmp_path / "cache")
+    with ArtifactReader(tmp_path / "out") as artifact:
+        experts = [len(layer.experts) for layer in artifact.manifest.experts]
+        popularity = np.frombuffer(artifact.priors().popularity, "<f4").reshape(len(experts), -1)
+        assets = [file.bytes for name, file in artifact.manifest.files.items() if not is_weight_file(name)]
+    np.testing.assert_allclose(popularity.sum(axis=1), discover(source).moe[1].top_k, rtol=1e-5)
+    assert plan.asset_bytes == sum(assets) - artifact.manifest.files["README.md"].bytes
 
 
 def test_the_same_run_gives_the_same_hash_and_other_bits_another(tiny, recipe, tmp_path):

@@ -2,9 +2,11 @@
 
 #include <nanobind/ndarray.h>
 
+#include <cstring>
 #include <stdexcept>
-#include <string>
 #include <vector>
+
+#include "store/checked.h"
 
 namespace nb = nanobind;
 
@@ -12,32 +14,33 @@ namespace moecompress {
 
 namespace {
 
-template <typename T, size_t dimensions>
-std::vector<T> table(const nb::dict& values, const char* name, Priors& priors) {
-    using Array = nb::ndarray<const T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
-    Array array;
-    if (!values.contains(name) || !nb::try_cast<Array>(values[name], array, false))
-        throw std::invalid_argument(std::string("The priors need an array '") + name + "' of " +
-                                    std::to_string(dimensions) + " dimensions.");
-    if (dimensions == 2) {
-        priors.layers = int(array.shape(0));
-        priors.experts = int(array.shape(1));
-    }
-    bool fits = int(array.shape(0)) == priors.layers;
-    for (size_t i = 1; i < dimensions; ++i) fits = fits && int(array.shape(i)) == priors.experts;
-    if (!fits) throw std::invalid_argument(std::string("The shape of the priors' array '") + name + "' does not fit.");
-    return std::vector<T>(array.data(), array.data() + array.size());
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <typename T>
+std::vector<T> table(const nb::handle& value, uint64_t count) {
+    const auto bytes = nb::cast<Bytes>(value);
+    if (bytes.size() != checked_multiply(count, sizeof(T)))
+        throw std::invalid_argument("A table of priors has " + std::to_string(bytes.size()) + " bytes, not " +
+                                    std::to_string(count) + " numbers of " + std::to_string(sizeof(T)) + ".");
+    std::vector<T> values(count);
+    if (count > 0) std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
 }
 
 }  // namespace
 
-Priors parse_priors(const nb::handle& values) {
+Priors parse_priors(const nb::handle& value) {
     Priors priors;
-    if (values.is_none()) return priors;
-    const auto tables = nb::cast<nb::dict>(values);
-    priors.popularity = table<float, 2>(tables, "popularity", priors);
-    priors.one_layer = table<uint16_t, 3>(tables, "one_layer", priors);
-    priors.two_layer = table<uint16_t, 3>(tables, "two_layer", priors);
+    if (value.is_none()) return priors;
+    const auto parts = nb::cast<nb::tuple>(value);
+    if (parts.size() != 5) throw std::invalid_argument("Priors are (layers, experts, and three tables).");
+    priors.layers = nb::cast<int>(parts[0]);
+    priors.experts = nb::cast<int>(parts[1]);
+    if (priors.layers < 0 || priors.experts < 0) throw std::invalid_argument("Priors cannot have negative sizes.");
+    const uint64_t rows = checked_multiply(uint64_t(priors.layers), uint64_t(priors.experts));
+    priors.popularity = table<float>(parts[2], rows);
+    priors.one_layer = table<uint16_t>(parts[3], checked_multiply(rows, uint64_t(priors.experts)));
+    priors.two_layer = table<uint16_t>(parts[4], checked_multiply(rows, uint64_t(priors.experts)));
     return priors;
 }
 

@@ -7,8 +7,8 @@
 
 namespace moecompress {
 
-// From None, or a mapping of `popularity` float32 [layers, experts], `one_layer` and `two_layer` uint16 (the bits of half
-// floats) [layers, experts, experts]. Throws std::invalid_argument for other types and shapes.
+// From None, or (layers, experts, popularity, one_layer, two_layer) with the tables as bytes. Throws
+// std::invalid_argument for tables of another size.
 Priors parse_priors(const nanobind::handle& values);
 
 }  // namespace moecompress
