@@ -72,7 +72,7 @@ def test_what_an_expert_that_was_never_chosen_says_is_nothing():
 
 
 def test_a_certain_successor_stands_out():
-    first = random_routing([4], 1, tokens=400, seed=0)[:, 0]
+    first = np.random.default_rng(0).integers(0, 4, (400, 1))
     _, one, _ = tables([first, (first + 1) % 4], [4, 4])
     assert [int(row.argmax()) for row in one[1]] == [1, 2, 3, 0]
     assert one[1, 0, 1] > 3 and one[1, 0, 2] < -2
