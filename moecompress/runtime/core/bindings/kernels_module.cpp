@@ -4,12 +4,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "forward/bandwidth.h"
 #include "kernels/dispatch.h"
 #include "kernels/kernels.h"
 #include "kernels/threads.h"
@@ -136,8 +138,14 @@ nb::tuple quantize_activations(const Matrix& x, const std::string& isa) {
          low = new_array<int8_t>({tokens, blocks * block_columns});
     auto scale = new_array<float>({tokens, blocks});
     auto sum = new_array<int32_t>({tokens, blocks});
-    for (size_t i = 0; i < high.size(); ++i) high.data()[i] = a.high[i], low.data()[i] = a.low[i];
-    for (size_t i = 0; i < scale.size(); ++i) scale.data()[i] = a.scale[i], sum.data()[i] = a.sum[i];
+    for (size_t token = 0; token < tokens; ++token)
+        for (size_t block = 0; block < blocks; ++block) {
+            const size_t from = size_t(a.place(int64_t(block), int64_t(token))), to = token * blocks + block;
+            std::copy_n(a.high + from * block_columns, block_columns, high.data() + to * block_columns);
+            std::copy_n(a.low + from * block_columns, block_columns, low.data() + to * block_columns);
+            scale.data()[to] = a.scale[from];
+            sum.data()[to] = a.sum[from];
+        }
     return nb::make_tuple(high, low, scale, sum);
 }
 
@@ -216,6 +224,9 @@ void bind_kernels(nb::module_& m) {
     m.def("dot", &dot, nb::arg("a"), nb::arg("b"), nb::arg("isa") = "", "Inner product in the fixed order of 16 sums.");
     m.def("add_scaled", &add_scaled, nb::arg("y"), nb::arg("x"), nb::arg("factor"), nb::arg("isa") = "",
           "y + factor * x, each element rounded once.");
+    m.def("read_speeds", &read_speeds, nb::arg("bytes"), nb::arg("threads") = 1, nb::arg("passes") = 5,
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Bytes per second of each of `passes` readings of `bytes` of memory, split over threads.");
     m.def("thread_pool_visits", &visits, nb::arg("threads"), nb::arg("items"), nb::arg("rounds") = 1,
           nb::arg("fail_at") = -1,
           "How often a thread pool visits each item in `rounds` jobs; raises ValueError from item `fail_at`.");

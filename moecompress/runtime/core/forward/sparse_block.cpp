@@ -13,6 +13,18 @@ namespace {
 constexpr int64_t lasting_tokens = 8;   // at a chunk's end: their experts are likely to be used next
 constexpr size_t experts_read_ahead = 8;  // of the one being computed in a long prompt
 
+// The quantised form of one token.
+void copy_token(const Activations& from, int64_t token, const Activations& to, int64_t place) {
+    for (int64_t block = 0; block < from.blocks(); ++block) {
+        const int64_t source = from.place(block, token), target = to.place(block, place);
+        std::copy_n(from.integers + source * block_columns, block_columns, to.integers + target * block_columns);
+        std::copy_n(from.high + source * block_columns, block_columns, to.high + target * block_columns);
+        std::copy_n(from.low + source * block_columns, block_columns, to.low + target * block_columns);
+        to.scale[target] = from.scale[source];
+        to.sum[target] = from.sum[source];
+    }
+}
+
 }  // namespace
 
 SparseBlock::SparseBlock(const Machine& machine, const ModelConfig& config, ExpertStore& store, Scratch& scratch,
@@ -188,14 +200,10 @@ void SparseBlock::prefill_expert(int expert, const Activations& input) {
 
 Activations SparseBlock::gather(const Activations& input, const int64_t* slots, int64_t count) const {
     const Activations gathered = scratch_.gathered.activations(count, config_.hidden);
-    const int64_t blocks = input.blocks(), padded = blocks * block_columns;
     machine_.run(count, count * config_.hidden, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             const int64_t token = slots[i] / config_.top_k;
-            std::memcpy(gathered.high + i * padded, input.high + token * padded, size_t(padded));
-            std::memcpy(gathered.low + i * padded, input.low + token * padded, size_t(padded));
-            std::memcpy(gathered.scale + i * blocks, input.scale + token * blocks, size_t(blocks) * sizeof(float));
-            std::memcpy(gathered.sum + i * blocks, input.sum + token * blocks, size_t(blocks) * sizeof(int32_t));
+            copy_token(input, token, gathered, i);
             std::memcpy(scratch_.gathered.values + i * config_.hidden, input.values + token * config_.hidden,
                         size_t(config_.hidden) * sizeof(float));
         }

@@ -1,4 +1,4 @@
-// The workspace behind `Activations`: four arrays, each starting on a 64-byte line.
+// The workspace behind `Activations`: five arrays, each starting on a 64-byte line.
 #include "kernels/kernels.h"
 
 namespace moecompress {
@@ -12,7 +12,7 @@ int64_t blocks_of(int64_t columns) { return (columns + block_columns - 1) / bloc
 
 size_t Activations::workspace_bytes(int64_t tokens, int64_t columns) {
     const int64_t blocks = tokens * blocks_of(columns);
-    return 2 * lines(blocks * block_columns) + 2 * lines(blocks * 4);
+    return 2 * lines(blocks * block_columns) + lines(blocks * block_columns * 2) + 2 * lines(blocks * 4);
 }
 
 Activations Activations::in(uint8_t* workspace, int64_t tokens, int64_t columns, const float* values) {
@@ -23,9 +23,10 @@ Activations Activations::in(uint8_t* workspace, int64_t tokens, int64_t columns,
     x.columns = columns;
     x.values = values;
     x.high = reinterpret_cast<int8_t*>(workspace);
-    x.low = reinterpret_cast<int8_t*>(workspace + plane);
-    x.scale = reinterpret_cast<float*>(workspace + 2 * plane);
-    x.sum = reinterpret_cast<int32_t*>(workspace + 2 * plane + lines(blocks * 4));
+    x.low = reinterpret_cast<int8_t*>(workspace += plane);
+    x.integers = reinterpret_cast<int16_t*>(workspace += plane);
+    x.scale = reinterpret_cast<float*>(workspace += lines(blocks * block_columns * 2));
+    x.sum = reinterpret_cast<int32_t*>(workspace += lines(blocks * 4));
     return x;
 }
 

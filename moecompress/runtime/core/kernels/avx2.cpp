@@ -1,71 +1,20 @@
-// AVX2 with FMA and F16C: a register holds 8 rows of a tile. Codes of at most 7 bits go through vpmaddubsw with each
-// plane of the activations, adding as many 16-bit products as cannot overflow; codes of 8 bits are widened first.
+// AVX2 with FMA and F16C: a register holds 8 rows of a tile. One token's products of codes of at most 6 bits go through
+// vpmaddubsw with each plane of the activations, adding as many 16-bit sums as cannot overflow; wider codes, and the
+// panels of several tokens, are 16-bit integers that vpmaddwd multiplies with the whole activations.
 // Compiled with its own flags: nothing here may be an inline function shared with other files.
 #include "kernels/paths.h"
 
 #if MOECOMPRESS_X86
-#include <immintrin.h>
+#include <type_traits>
 
+#include "kernels/floats8.h"
 #include "kernels/simd.h"
 
 namespace moecompress {
 namespace {
 
-__m256i first_lanes(int64_t count) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-struct Floats8 {
-    static constexpr int rows = 8;
-    static constexpr int dense_tokens = 1;
-    __m256 value;
-
-    static Floats8 all(float c) { return {_mm256_set1_ps(c)}; }
-    static Floats8 load(const float* from) { return {_mm256_loadu_ps(from)}; }
-    static Floats8 load_part(const float* from, int64_t count) {
-        return {_mm256_maskload_ps(from, first_lanes(count))};
-    }
-    static Floats8 from_half(const uint8_t* from) {
-        return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
-    }
-    static Floats8 from_bf16(const uint8_t* from) {
-        const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-        return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16))};
-    }
-    static Floats8 from_integer(int32_t n) { return {_mm256_cvtepi32_ps(_mm256_set1_epi32(n))}; }
-    void store(float* to) const { _mm256_storeu_ps(to, value); }
-    void store_part(float* to, int64_t count) const { _mm256_maskstore_ps(to, first_lanes(count), value); }
-
-    static Floats8 plus(Floats8 a, Floats8 b) { return {_mm256_add_ps(a.value, b.value)}; }
-    static Floats8 minus(Floats8 a, Floats8 b) { return {_mm256_sub_ps(a.value, b.value)}; }
-    static Floats8 times(Floats8 a, Floats8 b) { return {_mm256_mul_ps(a.value, b.value)}; }
-    static Floats8 divided(Floats8 a, Floats8 b) { return {_mm256_div_ps(a.value, b.value)}; }
-    static Floats8 fused(Floats8 a, Floats8 b, Floats8 c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
-    static Floats8 larger(Floats8 a, Floats8 b) { return {_mm256_max_ps(a.value, b.value)}; }
-    static Floats8 smaller(Floats8 a, Floats8 b) { return {_mm256_min_ps(a.value, b.value)}; }
-    static Floats8 first_of(Floats8 a, Floats8 b, int64_t count) {
-        return {_mm256_blendv_ps(b.value, a.value, _mm256_castsi256_ps(first_lanes(count)))};
-    }
-
-    static __m256 power_of_two(__m256i n) {
-        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
-    }
-    static Floats8 times_power(Floats8 p, Floats8 shifted) {
-        const __m256i offset = _mm256_castps_si256(_mm256_set1_ps(round_shift));
-        const __m256i n = _mm256_sub_epi32(_mm256_castps_si256(shifted.value), offset);
-        const __m256i half = _mm256_srai_epi32(n, 1);
-        const __m256 scaled = _mm256_mul_ps(p.value, power_of_two(half));
-        return {_mm256_mul_ps(scaled, power_of_two(_mm256_sub_epi32(n, half)))};
-    }
-
-    // Halves added: 8, 4, 2, 1.
-    static float folded(const Floats8 (&sums)[2]) {
-        const __m256 eight = _mm256_add_ps(sums[0].value, sums[1].value);
-        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-    }
-};
+constexpr int parts = 2;             // of a tile's rows
+constexpr int64_t part_bytes = 32;   // of a vector of codes
 
 // x >> right (or << -right) in each byte whose mask leaves only bits that came from the same byte.
 template <int right>
@@ -75,93 +24,158 @@ inline __m256i moved(__m256i x) {
     return x;
 }
 
+inline __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+
+inline void store(void* to, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
+
 // Four bytes, or two 16-bit integers, in every lane of 32 bits.
-__m256i every_lane(const void* from) {
+inline __m256i every_lane(const void* from) {
     int32_t bytes;
     std::memcpy(&bytes, from, sizeof bytes);
     return _mm256_set1_epi32(bytes);
 }
 
+// Makes the compiler finish these sums here: it would gather all products first, which takes more registers than exist.
+inline void settle(__m256i (&sums)[parts]) { asm volatile("" : "+x"(sums[0]), "+x"(sums[1])); }
+
+// Body(0), ..., Body(count - 1), each index a constant.
+template <int count, int first = 0, class Body>
+inline void unrolled(const Body& body) {
+    if constexpr (first < count) {
+        body(std::integral_constant<int, first>());
+        unrolled<count, first + 1>(body);
+    }
+}
+
+// One quad's digits of 8 rows, from the planes of the codes' upper `left` bits, which begin at bit `shift`.
+template <int left, int shift, int quad>
+inline __m256i digits(const uint8_t* plane) {
+    constexpr int width = plane_width(left);
+    const __m256i packed = load(plane + quad % width * vector_bytes);
+    if constexpr (width == 8) return packed;
+    const __m256i mask = _mm256_set1_epi8(static_cast<char>(((1 << width) - 1) << shift));
+    const __m256i part = _mm256_and_si256(moved<quad / width * width - shift>(packed), mask);
+    if constexpr (width < left)
+        return _mm256_or_si256(part, digits<left - width, shift + width, quad>(plane + width * vector_bytes));
+    return part;
+}
+
+// One quad's codes of rows 8 * part ... Those of 3 bits are put together for quads q and q + 4 at once, in the halves of
+// every byte: the same shift brings the upper bits of both into place.
+template <int bits, int quad>
+inline __m256i quad_codes(const uint8_t* block, int part) {
+    const uint8_t* const rows = block + part * part_bytes;
+    if constexpr (bits != 3) return digits<bits, 0, quad>(rows);
+    constexpr int first = quad % 4;
+    const __m256i lower = moved<first / 2 * 2>(load(rows + first % 2 * vector_bytes));
+    const __m256i upper = moved<first - 2>(load(rows + 2 * vector_bytes));
+    const __m256i two = _mm256_or_si256(_mm256_and_si256(lower, _mm256_set1_epi8(0x33)),
+                                        _mm256_and_si256(upper, _mm256_set1_epi8(0x44)));
+    return _mm256_and_si256(moved<quad / 4 * 4>(two), _mm256_set1_epi8(0x07));
+}
+
+// The first and the last two of every four bytes as 16-bit integers.
+inline __m256i first_two(__m256i codes) {
+    return _mm256_shuffle_epi8(codes, _mm256_set_epi32(0x800d800c, 0x80098008, 0x80058004, 0x80018000,  //
+                                                       0x800d800c, 0x80098008, 0x80058004, 0x80018000));
+}
+inline __m256i last_two(__m256i codes) {
+    return _mm256_shuffle_epi8(codes, _mm256_set_epi32(0x800f800e, 0x800b800a, 0x80078006, 0x80038002,  //
+                                                       0x800f800e, 0x800b800a, 0x80078006, 0x80038002));
+}
+
+// The order of quads in which those that share a vector of digits follow each other.
+constexpr int in_pairs(int step) { return step % 2 * 4 + step / 2; }
+
 // Quads whose products fit together in 16 bits: (2^bits - 1) * 128 * 2 each, at most 32767 in all.
-constexpr int quads_together(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1; }
-static_assert(15 * 256 * 8 <= 32767 && 31 * 256 * 4 <= 32767 && 63 * 256 * 2 <= 32767 && 127 * 256 <= 32767);
+constexpr int quads_together(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : 2; }
+static_assert(15 * 256 * 8 <= 32767 && 31 * 256 * 4 <= 32767 && 63 * 256 * 2 <= 32767);
 
-template <int bits>
-struct Codes8 {
-    __m256i quad[quads];
+struct Blocks8 {
+    static constexpr int64_t panel_bytes = 2 * vector_bytes * quads;
+    static constexpr int panel_tokens = 4;
 
-    explicit Codes8(const uint8_t* block) { add_plane<bits, 0>(block); }
-
-    // Takes the planes of the remaining `left` bits; they begin at bit `shift` of the codes.
-    template <int left, int shift>
-    void add_plane(const uint8_t* plane) {
-        constexpr int width = plane_width(left);
-        for (int v = 0; v < width; ++v) {
-            const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(plane + v * vector_bytes));
-            add_quads<width, shift, 0>(packed, v);
-        }
-        if constexpr (left > width) add_plane<left - width, shift + width>(plane + width * vector_bytes);
+    template <int bits>
+    [[gnu::flatten]] static void dots(const uint8_t* block, const Activations& x, int64_t at, Floats8 (&out)[parts]) {
+        __m256i sums[parts] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        if constexpr (bits <= 6)
+            add_planes<bits>(block, x.high + at * block_columns, x.low + at * block_columns, sums);
+        else
+            add_whole<bits>(block, x.integers + at * block_columns, sums);
+        for (int part = 0; part < parts; ++part) out[part] = {_mm256_cvtepi32_ps(sums[part])};
     }
 
-    template <int width, int shift, int j>
-    void add_quads(__m256i packed, int v) {
-        __m256i& codes = quad[v + j * width];
-        const __m256i mask = _mm256_set1_epi8(static_cast<char>(((1 << width) - 1) << shift));
-        const __m256i part = _mm256_and_si256(moved<j * width - shift>(packed), mask);
-        codes = shift == 0 ? part : _mm256_or_si256(codes, part);
-        if constexpr ((j + 1) * width < 8) add_quads<width, shift, j + 1>(packed, v);
+    // Codes as 16-bit integers: [quad][first or last two columns][16 rows][2 columns].
+    template <int bits>
+    [[gnu::flatten]] static void unpack(const uint8_t* block, uint8_t* panel) {
+        unrolled<quads>([&](auto quad) {
+            for (int part = 0; part < parts; ++part) {
+                const __m256i codes = quad_codes<bits, quad>(block, part);
+                store(panel + quad * 2 * vector_bytes + part * part_bytes, first_two(codes));
+                store(panel + (quad * 2 + 1) * vector_bytes + part * part_bytes, last_two(codes));
+            }
+        });
     }
 
-    __m256i plane_dot(const int8_t* plane) const {
+    template <int tokens>
+    static void panel_dots(const uint8_t* panel, const Activations& x, int64_t at, Floats8 (&out)[tokens][parts]) {
+        const int16_t* const integers = x.integers + at * block_columns;
+        __m256i sums[tokens][parts];
+        for (auto& token : sums)
+            for (auto& sum : token) sum = _mm256_setzero_si256();
+        unrolled<2 * quads>([&](auto pair) {
+            const __m256i upper = load(panel + pair * vector_bytes), lower = load(panel + pair * vector_bytes + part_bytes);
+            for (int token = 0; token < tokens; ++token) {
+                const __m256i two = every_lane(integers + token * block_columns + pair * 2);
+                sums[token][0] = _mm256_add_epi32(sums[token][0], _mm256_madd_epi16(upper, two));
+                sums[token][1] = _mm256_add_epi32(sums[token][1], _mm256_madd_epi16(lower, two));
+                settle(sums[token]);
+            }
+        });
+        for (int token = 0; token < tokens; ++token)
+            for (int part = 0; part < parts; ++part) out[token][part] = {_mm256_cvtepi32_ps(sums[token][part])};
+    }
+
+private:
+    // A broadcast of four activations serves both halves of the rows.
+    template <int bits>
+    static void add_planes(const uint8_t* block, const int8_t* high, const int8_t* low, __m256i (&sums)[parts]) {
         constexpr int together = quads_together(bits);
-        const __m256i ones = _mm256_set1_epi16(1);
-        __m256i sum = _mm256_setzero_si256();
-        for (int first = 0; first < quads; first += together) {
-            __m256i pairs = _mm256_maddubs_epi16(quad[first], every_lane(plane + first * 4));
-            for (int q = first + 1; q < first + together; ++q)
-                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(quad[q], every_lane(plane + q * 4)));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-        }
-        return sum;
+        const __m256i high_weight = _mm256_set1_epi16(256), low_weight = _mm256_set1_epi16(1);
+        unrolled<quads / together>([&](auto run) {
+            __m256i upper[parts], lower[parts];
+            unrolled<together>([&](auto step) {
+                constexpr int quad = in_pairs(run * together + step);
+                const __m256i four_high = every_lane(high + quad * 4), four_low = every_lane(low + quad * 4);
+                for (int part = 0; part < parts; ++part) {
+                    const __m256i codes = quad_codes<bits, quad>(block, part);
+                    const __m256i of_high = _mm256_maddubs_epi16(codes, four_high);
+                    const __m256i of_low = _mm256_maddubs_epi16(codes, four_low);
+                    upper[part] = step == 0 ? of_high : _mm256_add_epi16(upper[part], of_high);
+                    lower[part] = step == 0 ? of_low : _mm256_add_epi16(lower[part], of_low);
+                }
+                settle(upper);
+                settle(lower);
+            });
+            for (int part = 0; part < parts; ++part) {
+                const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(upper[part], high_weight),
+                                                      _mm256_madd_epi16(lower[part], low_weight));
+                sums[part] = _mm256_add_epi32(sums[part], both);
+            }
+        });
     }
 
-    Floats8 dot(const int8_t* high, const int8_t* low) const {
-        const __m256i upper = _mm256_slli_epi32(plane_dot(high), 8);
-        return {_mm256_cvtepi32_ps(_mm256_add_epi32(upper, plane_dot(low)))};
-    }
-};
-
-template <>
-struct Codes8<8> {
-    __m256i quad[quads];
-
-    explicit Codes8(const uint8_t* block) {
-        for (int q = 0; q < quads; ++q)
-            quad[q] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + q * vector_bytes));
-    }
-
-    // 16 activations as int16 in the order 0 2 1 3 of every quad: even columns, then odd ones.
-    static void even_then_odd(const int8_t* high, const int8_t* low, int16_t* out) {
-        const __m256i upper = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(high)));
-        const __m256i lower = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(low)));
-        const __m256i integers = _mm256_add_epi16(_mm256_slli_epi16(upper, 8), lower);
-        const __m256i ordered = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(integers, 0xd8), 0xd8);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), ordered);
-    }
-
-    Floats8 dot(const int8_t* high, const int8_t* low) const {
-        alignas(32) int16_t activations[block_columns];
-        even_then_odd(high, low, activations);
-        even_then_odd(high + 16, low + 16, activations + 16);
-        const __m256i low_bytes = _mm256_set1_epi16(255);
-        __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
-        for (int q = 0; q < quads; ++q) {
-            const __m256i even_codes = _mm256_and_si256(quad[q], low_bytes);
-            const __m256i odd_codes = _mm256_srli_epi16(quad[q], 8);
-            even = _mm256_add_epi32(even, _mm256_madd_epi16(even_codes, every_lane(activations + q * 4)));
-            odd = _mm256_add_epi32(odd, _mm256_madd_epi16(odd_codes, every_lane(activations + q * 4 + 2)));
-        }
-        return {_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd))};
+    template <int bits>
+    static void add_whole(const uint8_t* block, const int16_t* integers, __m256i (&sums)[parts]) {
+        unrolled<quads>([&](auto quad) {
+            const __m256i first = every_lane(integers + quad * 4), last = every_lane(integers + quad * 4 + 2);
+            for (int part = 0; part < parts; ++part) {
+                const __m256i codes = quad_codes<bits, quad>(block, part);
+                sums[part] = _mm256_add_epi32(sums[part], _mm256_madd_epi16(first_two(codes), first));
+                sums[part] = _mm256_add_epi32(sums[part], _mm256_madd_epi16(last_two(codes), last));
+            }
+            settle(sums);
+        });
     }
 };
 
@@ -190,24 +204,26 @@ int32_t sum_of(__m256i x) {
     return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 }
 
-// The low byte of each of 8 integers.
-void store_low_bytes(__m256i integers, int8_t* out) {
-    const __m256i bytes = _mm256_and_si256(integers, _mm256_set1_epi32(255));
-    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_packus_epi16(words, words));
-}
+// Packing works within halves of a register; this brings the four quarters back into order.
+__m256i in_order(__m256i packed) { return _mm256_permute4x64_epi64(packed, 0xd8); }
 
 void quantize_block(const float* values, const Activations& x, int64_t at) {
     const float scale = activation_scale(largest_bits(values));
-    __m256i sum = _mm256_setzero_si256();
-    for (int k = 0; k < block_columns; k += 8) {
-        __m256i integers = _mm256_setzero_si256();
-        if (scale > 0.0f) integers = integers_of(values + k, _mm256_set1_ps(scale));
-        const __m256i upper = _mm256_srai_epi32(_mm256_add_epi32(integers, _mm256_set1_epi32(128)), 8);
-        store_low_bytes(upper, x.high + at * block_columns + k);
-        store_low_bytes(integers, x.low + at * block_columns + k);
-        sum = _mm256_add_epi32(sum, integers);
+    __m256i integers[2], sum = _mm256_setzero_si256();
+    for (int half = 0; half < 2; ++half) {
+        __m256i a = _mm256_setzero_si256(), b = a;
+        if (scale > 0.0f) {
+            a = integers_of(values + half * 16, _mm256_set1_ps(scale));
+            b = integers_of(values + half * 16 + 8, _mm256_set1_ps(scale));
+        }
+        sum = _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
+        integers[half] = in_order(_mm256_packs_epi32(a, b));
+        store(x.integers + at * block_columns + half * 16, integers[half]);
     }
+    const auto high = [](__m256i x) { return _mm256_srai_epi16(_mm256_add_epi16(x, _mm256_set1_epi16(128)), 8); };
+    const auto low = [](__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi16(255)); };
+    store(x.high + at * block_columns, in_order(_mm256_packs_epi16(high(integers[0]), high(integers[1]))));
+    store(x.low + at * block_columns, in_order(_mm256_packus_epi16(low(integers[0]), low(integers[1]))));
     x.scale[at] = scale;
     x.sum[at] = sum_of(sum);
 }
@@ -220,11 +236,11 @@ void quantize(const Activations& x, int64_t first, int64_t last) {
             const int64_t left = x.columns - block * block_columns;
             float padded[block_columns] = {};
             if (left < block_columns) std::memcpy(padded, values, left * sizeof(float));
-            quantize_block(left < block_columns ? padded : values, x, token * blocks + block);
+            quantize_block(left < block_columns ? padded : values, x, x.place(block, token));
         }
 }
 
-using Path = SimdPath<Floats8, Codes8>;
+using Path = SimdPath<Floats8, Blocks8>;
 
 }  // namespace
 

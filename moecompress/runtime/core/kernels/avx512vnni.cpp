@@ -130,10 +130,11 @@ __m512i quantized(__m512 x, __m512 scale) {
     return _mm512_cvtps_epi32(_mm512_max_ps(ratio, _mm512_sub_ps(_mm512_setzero_ps(), limit)));
 }
 
-void store_planes(__m512i integers, int8_t* high, int8_t* low) {
+void store_integers(__m512i integers, const Activations& x, int64_t at) {
     const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(integers, _mm512_set1_epi32(128)), 8);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(upper));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(integers));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(x.high + at), _mm512_cvtepi32_epi8(upper));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(x.low + at), _mm512_cvtepi32_epi8(integers));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x.integers + at), _mm512_cvtepi32_epi16(integers));
 }
 
 void quantize_block(const float* values, int64_t count, const Activations& x, int64_t at) {
@@ -146,8 +147,8 @@ void quantize_block(const float* values, int64_t count, const Activations& x, in
         a = quantized(first, _mm512_set1_ps(scale));
         b = quantized(second, _mm512_set1_ps(scale));
     }
-    store_planes(a, x.high + at * block_columns, x.low + at * block_columns);
-    store_planes(b, x.high + at * block_columns + 16, x.low + at * block_columns + 16);
+    store_integers(a, x, at * block_columns);
+    store_integers(b, x, at * block_columns + 16);
     x.scale[at] = scale;
     x.sum[at] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
@@ -158,11 +159,11 @@ void quantize(const Activations& x, int64_t first, int64_t last) {
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t start = block * block_columns;
             quantize_block(x.values + token * x.columns + start, smaller_of(block_columns, x.columns - start), x,
-                           token * blocks + block);
+                           x.place(block, token));
         }
 }
 
-using Path = SimdPath<Floats16, Codes16>;
+using Path = SimdPath<Floats16, ByteBlocks<Floats16, Codes16>>;
 
 }  // namespace
 

@@ -31,31 +31,34 @@ struct PackedMatrix {
     void check() const;
 };
 
-// Activations of `tokens` tokens, prepared once per input vector: 15-bit integers in two int8 planes.
-// Arrays are [tokens][blocks * 32] (planes) and [tokens][blocks] (scale, sum), 64-byte aligned; `values` is the float32
-// input [tokens][columns] with row stride `columns`, read by dense kernels and by `quantize`.
+// Activations of `tokens` tokens, prepared once per input vector: 15-bit integers, whole and in two int8 planes.
+// Arrays are [blocks][tokens][32] (integers, planes) and [blocks][tokens] (scale, sum), 64-byte aligned, so that many
+// tokens are read in order; `values` is the float32 input [tokens][columns], read by dense kernels and by `quantize`.
 //
-// A block's scale is absmax / 32512, its integers are round_half_even(x / scale) clamped to +-32512 and split as
+// A block's scale is absmax / 32512, its integers are round_half_even(x / scale) clamped to +-32512 and also split as
 // 256 * high + low. A block that holds an infinity or NaN has scale NaN and integers 0, so its outputs are NaN.
 struct Activations {
     int64_t tokens = 0;
     int64_t columns = 0;
     int8_t* high = nullptr;
     int8_t* low = nullptr;
+    int16_t* integers = nullptr;
     float* scale = nullptr;
     int32_t* sum = nullptr;
     const float* values = nullptr;
 
     int64_t blocks() const { return (columns + block_columns - 1) / block_columns; }
-    static size_t workspace_bytes(int64_t tokens, int64_t columns);  // for the four arrays
-    // Points the four arrays into a 64-byte aligned workspace of at least workspace_bytes().
+    // Index of a token's block in scale and sum; times 32 in the others.
+    int64_t place(int64_t block, int64_t token) const { return block * tokens + token; }
+    static size_t workspace_bytes(int64_t tokens, int64_t columns);  // for the five arrays
+    // Points the five arrays into a 64-byte aligned workspace of at least workspace_bytes().
     static Activations in(uint8_t* workspace, int64_t tokens, int64_t columns, const float* values);
 };
 
 // One instruction-set path. `name`: scalar, avx2, avx512vnni. All functions give the same bits on every path.
 struct Kernels {
     const char* name;
-    // Fills the planes, scales and sums of tokens [first, last).
+    // Fills the integers, planes, scales and sums of tokens [first, last).
     void (*quantize)(const Activations& x, int64_t first, int64_t last);
     // y[token * y_stride + row] for the rows of tiles [first_tile, last_tile) and all tokens of x; rows past w.rows are
     // not written. Affine matrices read the planes of x (call `quantize` first), dense ones read `values`.

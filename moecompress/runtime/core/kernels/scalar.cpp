@@ -26,24 +26,26 @@ int32_t quantized(float value, float scale) {
     return static_cast<int32_t>(std::nearbyint(ratio));
 }
 
-void quantize_block(const float* values, int64_t count, int8_t* high, int8_t* low, float* scale, int32_t* sum) {
-    *scale = activation_scale(largest_bits(values, count));
-    *sum = 0;
+void quantize_block(const float* values, int64_t count, const Activations& x, int64_t at) {
+    const float scale = activation_scale(largest_bits(values, count));
+    x.scale[at] = scale;
+    x.sum[at] = 0;
     for (int64_t k = 0; k < block_columns; ++k) {
-        const int32_t value = k < count && *scale > 0.0f ? quantized(values[k], *scale) : 0;
-        high[k] = static_cast<int8_t>((value + 128) >> 8);
-        low[k] = static_cast<int8_t>(value - high[k] * 256);
-        *sum += value;
+        const int32_t value = k < count && scale > 0.0f ? quantized(values[k], scale) : 0;
+        const int32_t high = (value + 128) >> 8;
+        x.high[at * block_columns + k] = static_cast<int8_t>(high);
+        x.low[at * block_columns + k] = static_cast<int8_t>(value - high * 256);
+        x.integers[at * block_columns + k] = static_cast<int16_t>(value);
+        x.sum[at] += value;
     }
 }
 
 void quantize(const Activations& x, int64_t first, int64_t last) {
     for (int64_t token = first; token < last; ++token) {
         for (int64_t block = 0; block < x.blocks(); ++block) {
-            const int64_t at = token * x.blocks() + block;
             const int64_t start = block * block_columns;
-            quantize_block(x.values + token * x.columns + start, smaller_of(block_columns, x.columns - start),
-                           x.high + at * block_columns, x.low + at * block_columns, x.scale + at, x.sum + at);
+            quantize_block(x.values + token * x.columns + start, smaller_of(block_columns, x.columns - start), x,
+                           x.place(block, token));
         }
     }
 }
@@ -53,8 +55,7 @@ void add_block(const uint8_t codes[quads][vector_bytes], const float* scale, con
                int64_t at, float* sums) {
     int32_t dots[tile_rows] = {};
     for (int column = 0; column < block_columns; ++column) {
-        const int64_t k = at * block_columns + column;
-        const int32_t activation = x.high[k] * 256 + x.low[k];
+        const int32_t activation = x.integers[at * block_columns + column];
         const uint8_t* quad = codes[column / 4] + column % 4;
         for (int row = 0; row < tile_rows; ++row) dots[row] += quad[row * 4] * activation;
     }
@@ -81,7 +82,7 @@ void affine_tile(const PackedMatrix& w, const uint8_t* data, const Activations& 
         }
         unpack_block(data, w.bits, codes);
         for (int64_t token = first; token < last; ++token)
-            add_block(codes, scale, minimum, x, token * x.blocks() + block, sums[token - first]);
+            add_block(codes, scale, minimum, x, x.place(block, token), sums[token - first]);
         data += block_bytes(w.bits);
     }
 }

@@ -1,86 +1,19 @@
-// What the vector paths share: loops over tiles, blocks and tokens, written for any register of float lanes.
+// What the vector paths share, written for any register of float lanes.
 //
 // An instruction-set file defines two things and instantiates `SimdPath` with them:
-// * V: one register of `V::rows` (8 or 16) float lanes, with the static functions used here and in exponential.h;
-// * Codes<bits>: the codes of one block for V::rows rows: a constructor from the block, and dot(high, low) -> V, the
-//   exact integer inner product with one token's activations, converted to float.
+// * V: one register of `V::rows` (4, 8 or 16) float lanes, with the static functions used here and in exponential.h;
+// * Blocks: the integer products of simd_affine.h.
 #pragma once
 
 #include "kernels/exponential.h"
+#include "kernels/simd_affine.h"
 
 namespace moecompress {
 namespace {
 
-// Tokens that share one unpacking of a block; their activations for a few thousand columns stay in the first cache.
-constexpr int shared_tokens = 8;
-// Weights are asked for this far ahead of their use, across page ends, where hardware prefetchers stop.
-constexpr int64_t prefetch_distance = 2048;
-
-template <class V, template <int> class Codes>
+template <class V, class Blocks>
 struct SimdPath {
     static constexpr int parts = static_cast<int>(tile_rows) / V::rows;
-
-    static void store_tile(const PackedMatrix& w, int64_t tile, const V* sums, float* y) {
-        const int64_t rows = rows_in_tile(w, tile);
-        for (int part = 0; part < parts; ++part) {
-            const int64_t left = rows - part * V::rows;
-            if (left > 0) sums[part].store_part(y + tile * tile_rows + part * V::rows, smaller_of(left, V::rows));
-        }
-    }
-
-    // Affine: sums[token][part] for tokens [first, first + tokens), tokens <= most.
-    template <int bits, int most>
-    static void affine_tile(const PackedMatrix& w, const uint8_t* data, const Activations& x, int64_t first, int tokens,
-                            V* sums) {
-        const int64_t blocks = x.blocks();
-        const int64_t group_blocks = w.group_size / block_columns;
-        const int count = most == 1 ? 1 : tokens;
-        V scale[parts], minimum[parts];
-        for (int64_t start = 0; start < blocks; start += group_blocks) {
-            for (int part = 0; part < parts; ++part) {
-                scale[part] = V::from_half(data + part * V::rows * 2);
-                minimum[part] = V::from_half(data + 32 + part * V::rows * 2);
-            }
-            data += header_bytes;
-            const int64_t end = smaller_of(start + group_blocks, blocks);
-            for (int64_t block = start; block < end; ++block, data += block_bytes(bits)) {
-                if (most == 1)
-                    for (int line = 0; line < bits; ++line)
-                        __builtin_prefetch(data + prefetch_distance + line * vector_bytes);
-                for (int part = 0; part < parts; ++part) {
-                    const Codes<bits> codes(data + part * V::rows * 4);
-                    for (int token = 0; token < count; ++token) {
-                        const int64_t at = (first + token) * blocks + block;
-                        const V dot = codes.dot(x.high + at * block_columns, x.low + at * block_columns);
-                        const V total = V::from_integer(x.sum[at]);
-                        const V term = V::fused(scale[part], dot, V::times(minimum[part], total));
-                        V& sum = sums[token * parts + part];
-                        sum = V::fused(V::all(x.scale[at]), term, sum);
-                    }
-                }
-            }
-        }
-    }
-
-    template <int bits>
-    static void affine(const PackedMatrix& w, const Activations& x, int64_t first_tile, int64_t last_tile, float* y,
-                       int64_t y_stride) {
-        const int64_t stride = w.tile_bytes();
-        for (int64_t tile = first_tile; tile < last_tile; ++tile) {
-            const uint8_t* data = w.data + tile * stride;
-            for (int64_t first = 0; first < x.tokens; first += shared_tokens) {
-                const int count = static_cast<int>(smaller_of(shared_tokens, x.tokens - first));
-                V sums[shared_tokens * parts];
-                for (int k = 0; k < count * parts; ++k) sums[k] = V::all(0.0f);
-                if (count == 1)
-                    affine_tile<bits, 1>(w, data, x, first, 1, sums);
-                else
-                    affine_tile<bits, shared_tokens>(w, data, x, first, count, sums);
-                for (int token = 0; token < count; ++token)
-                    store_tile(w, tile, sums + token * parts, y + (first + token) * y_stride);
-            }
-        }
-    }
 
     // Dense: columns k + 0 .. k + 3 go to partial sums 0 .. 3.
     template <bool bf16, int tokens>
@@ -138,16 +71,7 @@ struct SimdPath {
                          int64_t y_stride) {
         if (w.codec == Codec::dense_bf16) return dense<true>(w, x, first_tile, last_tile, y, y_stride);
         if (w.codec == Codec::dense_f32) return dense<false>(w, x, first_tile, last_tile, y, y_stride);
-        switch (w.bits) {
-            case 1: return affine<1>(w, x, first_tile, last_tile, y, y_stride);
-            case 2: return affine<2>(w, x, first_tile, last_tile, y, y_stride);
-            case 3: return affine<3>(w, x, first_tile, last_tile, y, y_stride);
-            case 4: return affine<4>(w, x, first_tile, last_tile, y, y_stride);
-            case 5: return affine<5>(w, x, first_tile, last_tile, y, y_stride);
-            case 6: return affine<6>(w, x, first_tile, last_tile, y, y_stride);
-            case 7: return affine<7>(w, x, first_tile, last_tile, y, y_stride);
-            default: return affine<8>(w, x, first_tile, last_tile, y, y_stride);
-        }
+        AffinePath<V, Blocks>::multiply(w, x, first_tile, last_tile, y, y_stride);
     }
 
     static void silu_multiply(const float* gate, const float* up, float* out, int64_t count) {
