@@ -166,8 +166,8 @@ def shares(decoded: Sequence[dict[str, Any]], threads: int) -> dict[str, float]:
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """The row, after telling it on stderr."""
-    figures = {key: f"{value / 1e9:.1f}e9" if key.endswith("_per_s") else value for key, value in row.items()}
-    print(" ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in figures.items()), file=sys.stderr)
+    figures = (f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items())
+    print(" ".join(figures), file=sys.stderr)
     return row
 
 

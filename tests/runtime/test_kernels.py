@@ -67,6 +67,19 @@ def test_affine_equals_the_reference_on_every_path(bits, group_size):
             assert_all_paths_equal(weight, x[:tokens], expected[:tokens])
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_any_number_of_tokens_has_the_bits_of_each_alone(bits):
+    """1 to 40 tokens, and more than are worked on together, of random ragged shapes and every group size."""
+    generator = np.random.default_rng([7, bits])
+    for tokens in (*range(1, 41), 64, 65, 131):
+        shape = tuple(int(side) for side in generator.integers(1, (70, 300)))
+        weight = affine_weight(bits, int(generator.choice([32, 64, 128])), shape, seed=tokens)
+        described, x = arguments(weight), activations(tokens, shape[1])
+        alone = [_native.matmul(*described, x[i : i + 1], isa="scalar")[0] for i in range(tokens)]
+        for path in PATHS:
+            same_bits(_native.matmul(*described, x, isa=path), alone)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
 @pytest.mark.parametrize("shape", [(16, 4), (5, 1), (40, 103), (33, 66)])
 def test_dense_equals_the_reference_on_every_path(dtype, shape):

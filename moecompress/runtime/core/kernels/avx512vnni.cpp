@@ -134,7 +134,7 @@ void store_integers(__m512i integers, const Activations& x, int64_t at) {
     const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(integers, _mm512_set1_epi32(128)), 8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(x.high + at), _mm512_cvtepi32_epi8(upper));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(x.low + at), _mm512_cvtepi32_epi8(integers));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x.integers + at), _mm512_cvtepi32_epi16(integers));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x.integers + at), _mm512_cvtsepi32_epi16(integers));
 }
 
 void quantize_block(const float* values, int64_t count, const Activations& x, int64_t at) {

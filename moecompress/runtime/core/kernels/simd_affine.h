@@ -158,8 +158,9 @@ struct ByteBlocks {
 
     template <int bits>
     static void dots(const uint8_t* block, const Activations& x, int64_t at, V (&out)[parts]) {
+        const int64_t start = at * block_columns;
         for (int part = 0; part < parts; ++part)
-            out[part] = Codes<bits>(block + part * part_bytes).dot(x.high + at * block_columns, x.low + at * block_columns);
+            out[part] = Codes<bits>(block + part * part_bytes).dot(x.high + start, x.low + start);
     }
 
     template <int bits>
