@@ -94,7 +94,7 @@ class NativeTarget:
     def __init__(self, folder: Path, context: int) -> None:
         from moecompress.runtime.engine import Engine
 
-        self._engine = Engine.open(folder, context=context)
+        self._engine = Engine.open(folder, context=context, logits=context)
         self.vocabulary = self._engine.vocabulary
         self._hash = self._engine.manifest.artifact_hash
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from moecompress.artifact.manifest import Manifest
 from moecompress.core.errors import RequestError, UsageError
-from moecompress.core.units import parse_size
+from moecompress.core.units import format_size, parse_size
 from moecompress.runtime import _native
 from moecompress.runtime.generation import Generation, RequestCancelled
 from moecompress.runtime.ledger import MemoryPlan
-from moecompress.runtime.loading import Loaded, LoadOptions, load
+from moecompress.runtime.loading import Loaded, LoadOptions, load, logits_bytes
+from moecompress.runtime.prompt import encode_prompt
 from moecompress.runtime.results import StoreStats
 from moecompress.runtime.sampling import GREEDY, Choice, SamplingOptions
 from moecompress.runtime.text import TextStream
@@ -118,15 +119,22 @@ class Engine:
         sampling = SamplingOptions(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         if max_tokens < 1:
             raise RequestError(f"max_tokens = {max_tokens} is not possible; it must be at least 1.")
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        if isinstance(prompt, str):
+            ids = encode_prompt(self.tokenizer.encode, prompt, self.context)
+        else:
+            ids = [int(token) for token in prompt]
         self._check(ids)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         return Generation(self, ids, max_tokens, sampling, stops)
 
     def logits(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Logits [n, vocabulary] after each of the n tokens of one text. Raises RequestError as `generate` does."""
+        """Logits [n, vocabulary] after each of the n tokens of one text. Raises RequestError as `generate` does.
+
+        Memory for them is part of the budget: `Engine.open(…, logits=n)` sets it aside.
+        """
         tokens = [int(token) for token in ids]
         self._check(tokens)
+        self._check_room(len(tokens))
         self._cancelled.clear()
         logits: npt.NDArray[np.float32]
         logits, _ = self._compute(tokens, 0, lambda model, rest: model.forward(rest, True))
@@ -199,6 +207,14 @@ class Engine:
         outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
         if outside is not None:
             raise RequestError(f"Token id {outside} lies outside the vocabulary of {self.vocabulary}.")
+
+    def _check_room(self, tokens: int) -> None:
+        needed, room = logits_bytes(self.vocabulary, tokens), self.plan.logits + self.plan.spare
+        if needed > room:
+            raise RequestError(
+                f"The logits of {tokens} tokens take {format_size(needed)}, but the memory budget leaves "
+                f"{format_size(room)} for them. Ask for fewer tokens, or open the artifact with logits={tokens}."
+            )
 
     def _next(self, ids: list[int], choice: Choice) -> tuple[int, int]:
         return self._compute(ids, len(ids) - 1, lambda model, rest: model.next(rest, *choice))

@@ -1,25 +1,28 @@
 """Where every byte of the memory budget goes, before any is taken.
 
-    budget >= interpreter + trunk + key-value cache + scratch + threads + reserve + expert slots
+    budget >= interpreter + trunk + key-value cache + scratch + threads + text + logits + reserve + expert slots
 
-The interpreter's part is measured when its libraries, the manifest and the tokenizer are loaded; the reserve is for
-what Python and the C library take while text is generated. Expert slots get all that is left; when every expert fits,
-each has its own place and nothing is ever given up.
+The interpreter's part is measured when its libraries, the manifest and the tokenizer are loaded. The core counts its
+own parts exactly. `text` is what tokenizing and keeping a full context takes, `reserve` what Python and the C library
+touch for the first time while they run. Expert slots get all that is left; when every expert fits, each has its own
+place and nothing is ever given up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from moecompress.core import memory
 from moecompress.core.errors import BudgetError
 from moecompress.core.units import format_size
+from moecompress.runtime.prompt import text_bytes
 
 CHUNKS = (256, 128, 64, 32, 16)
 _THREAD_BYTES = 128 << 10  # stack and heap that a thread touches
-_RESERVE_BYTES = 12 << 20
+_EXPERT_BYTES = 512  # of the core's tables and the policy's, for each expert
+_RESERVE_BYTES = 5 << 20
 _FREE_SHARE = 0.85  # of what the machine can give, when no budget is named
 _SCRATCH_SHARE = 0.25  # of what is left for scratch and slots, at most, for long prompts
 
@@ -39,12 +42,34 @@ class Needs:
 
 @dataclass(frozen=True)
 class Demand:
-    """What the ledger has to place. `needs(chunk)` counts for a prompt chunk; `top_k` experts run per token."""
+    """What the ledger has to place. `needs(chunk)` counts for a prompt chunk; `top_k` experts run per token.
+
+    `interpreter` is held before the model is loaded; `peak` was held at some time already.
+    """
 
     needs: Callable[[int], Needs]
     top_k: int
     context: int
     threads: int  # of all kinds
+    interpreter: int
+    peak: int = 0
+    logits: int = 0  # bytes of the largest matrix of logits that will be asked for
+
+    @property
+    def floor(self) -> int:
+        """The smallest budget that works: slots for two layers' worth, one in use while the next is read."""
+        return max(_planned(self, CHUNKS[-1], 0).planned + self.least_cache, self.peak)
+
+    @property
+    def resident(self) -> int:
+        """The smallest budget with which every expert stays in memory."""
+        return max(_planned(self, CHUNKS[-1], 0).planned + self.needs(CHUNKS[-1]).all_experts, self.peak)
+
+    @property
+    def least_cache(self) -> int:
+        """Bytes of the fewest experts that must be held."""
+        needs = self.needs(CHUNKS[-1])
+        return min(min(2 * self.top_k, needs.experts) * needs.slot, needs.all_experts)
 
 
 @dataclass(frozen=True)
@@ -57,6 +82,8 @@ class MemoryPlan:
     key_value: int
     scratch: int
     threads: int
+    text: int
+    logits: int
     reserve: int
     cache: int
     slots: int
@@ -68,11 +95,20 @@ class MemoryPlan:
         """Whether every expert stays in memory."""
         return self.slots == 0
 
+    def parts(self) -> dict[str, int]:
+        """Name → bytes of everything that is held; their sum is the most this process will hold."""
+        names = ("interpreter", "trunk", "key_value", "scratch", "threads", "text", "logits", "reserve", "cache")
+        return {name: getattr(self, name) for name in names}
+
     @property
     def planned(self) -> int:
         """The most this process will hold."""
-        parts = (self.interpreter, self.trunk, self.key_value, self.scratch, self.threads, self.reserve, self.cache)
-        return sum(parts)
+        return sum(self.parts().values())
+
+    @property
+    def spare(self) -> int:
+        """Bytes of the budget that nothing was planned for."""
+        return self.budget - self.planned
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -80,48 +116,36 @@ class MemoryPlan:
 
 
 def default_budget() -> int:
-    """85 % of what this process holds now plus what it could still get, by the machine's memory and its cgroup."""
-    limits = [memory.available_bytes() + memory.rss_bytes()]
-    group = memory.cgroup_limit_bytes()
-    if group is not None:
-        limits.append(group)
-    return int(min(limits) * _FREE_SHARE)
+    """85 % of the most this process could hold, by the machine's free memory and the room of its control groups."""
+    return int(memory.obtainable_bytes() * _FREE_SHARE)
 
 
 def plan_memory(demand: Demand, budget: int) -> MemoryPlan:
     """Spend `budget` bytes. Raises BudgetError naming the smallest budget that works now."""
-    floor = _spend(demand, CHUNKS[-1], budget)
-    needs = demand.needs(CHUNKS[-1])
-    least = min(_least_slots(demand, needs) * needs.slot, needs.all_experts)
-    smallest = max(floor.planned + least, memory.peak_rss_bytes())
-    if budget < smallest:
-        raise BudgetError(
-            f"A memory budget of {format_size(budget)} is too small for this model with a context of {demand.context} "
-            f"tokens; the smallest that works is {_round_up(smallest)} MiB "
-            f"(interpreter {format_size(floor.interpreter)}, weights always needed {format_size(floor.trunk)}, "
-            f"key-value cache {format_size(floor.key_value)}, working memory "
-            f"{format_size(floor.scratch + floor.threads + floor.reserve)}, experts {format_size(least)}). "
-            "A smaller context needs less."
-        )
-    chunk = _largest_chunk(demand, budget, least)
-    return _with_cache(_spend(demand, chunk, budget), demand.needs(chunk), budget)
+    if budget < demand.floor:
+        raise _too_small(demand, budget)
+    chunk = _chunk(demand, budget)
+    plan, needs = _planned(demand, chunk, budget), demand.needs(chunk)
+    left = budget - plan.planned
+    if needs.all_experts <= left:
+        return replace(plan, cache=needs.all_experts)
+    slots = left // needs.slot
+    return replace(plan, cache=slots * needs.slot, slots=slots)
 
 
-def _round_up(count: int) -> int:
-    """MiB with some to spare, so that the number in the message works when it is typed into a new process."""
-    return count // (1 << 20) + 2
-
-
-def _spend(demand: Demand, chunk: int, budget: int) -> MemoryPlan:
+def _planned(demand: Demand, chunk: int, budget: int) -> MemoryPlan:
+    """The plan without any expert."""
     needs = demand.needs(chunk)
     return MemoryPlan(
         budget=budget,
-        interpreter=memory.rss_bytes(),
+        interpreter=demand.interpreter,
         trunk=needs.trunk,
         key_value=needs.key_value,
         scratch=needs.scratch + needs.sampling,
         threads=demand.threads * _THREAD_BYTES,
-        reserve=_RESERVE_BYTES,
+        text=text_bytes(demand.context),
+        logits=demand.logits,
+        reserve=_RESERVE_BYTES + needs.experts * _EXPERT_BYTES,
         cache=0,
         slots=0,
         chunk=chunk,
@@ -129,26 +153,33 @@ def _spend(demand: Demand, chunk: int, budget: int) -> MemoryPlan:
     )
 
 
-def _least_slots(demand: Demand, needs: Needs) -> int:
-    """Two layers' worth: one in use while the next is read."""
-    return min(2 * demand.top_k, needs.experts)
-
-
-def _largest_chunk(demand: Demand, budget: int, least: int) -> int:
-    """The largest chunk whose scratch leaves the slots most of what both share."""
-    base = _spend(demand, CHUNKS[-1], budget)
-    shared = budget - base.planned + base.scratch
+def _chunk(demand: Demand, budget: int) -> int:
+    """The largest chunk that leaves every expert in memory, or else the slots most of what both share."""
+    smallest = demand.needs(CHUNKS[-1]).scratch
+    shared = budget - _planned(demand, CHUNKS[-1], budget).planned + smallest
+    everything = demand.needs(CHUNKS[-1]).all_experts
+    fits = everything <= shared - smallest
     for chunk in CHUNKS:
         scratch = demand.needs(chunk).scratch
-        if scratch <= _SCRATCH_SHARE * shared and scratch + least <= shared:
+        if fits and scratch + everything <= shared:
+            return chunk
+        if not fits and scratch <= _SCRATCH_SHARE * shared and scratch + demand.least_cache <= shared:
             return chunk
     return CHUNKS[-1]
 
 
-def _with_cache(plan: MemoryPlan, needs: Needs, budget: int) -> MemoryPlan:
-    left = budget - plan.planned
-    values = asdict(plan)
-    if needs.all_experts <= left:
-        return MemoryPlan(**{**values, "cache": needs.all_experts, "slots": 0})
-    slots = left // needs.slot
-    return MemoryPlan(**{**values, "cache": slots * needs.slot, "slots": slots})
+def _too_small(demand: Demand, budget: int) -> BudgetError:
+    floor = _planned(demand, CHUNKS[-1], 0)
+    working = floor.scratch + floor.threads + floor.text + floor.logits + floor.reserve
+    return BudgetError(
+        f"A memory budget of {format_size(budget)} is too small for this model with a context of {demand.context} "
+        f"tokens; the smallest that works is {_round_up(demand.floor)} MiB "
+        f"(interpreter {format_size(floor.interpreter)}, weights always needed {format_size(floor.trunk)}, "
+        f"key-value cache {format_size(floor.key_value)}, working memory {format_size(working)}, "
+        f"experts {format_size(demand.least_cache)}). A smaller context needs less."
+    )
+
+
+def _round_up(count: int) -> int:
+    """MiB with some to spare, so that the number in the message works when it is typed into a new process."""
+    return count // (1 << 20) + 2

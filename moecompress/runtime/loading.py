@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from moecompress.artifact.manifest import Manifest
 from moecompress.artifact.reader import ArtifactReader
+from moecompress.core import memory
 from moecompress.core.errors import ArtifactError, RequestError, UsageError
+from moecompress.core.registry import nearest
 from moecompress.runtime import _native
 from moecompress.runtime.families.base import Architecture
 from moecompress.runtime.ledger import Demand, MemoryPlan, Needs, default_budget, plan_memory
@@ -27,6 +30,8 @@ from moecompress.runtime.tokenizer import (
 )
 
 DEFAULT_CONTEXT = 4096
+_NUMPY_BYTES = 16 << 20
+_WAYS = ("automatic", "direct", "buffered")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class LoadOptions:
     slots: cache no more experts than this, for studies. lanes: reader threads. io: `direct` and `buffered` insist on a
     way of reading, `automatic` reads past the page cache where that works. policy: which expert to give up. isa: a
     kernel path, empty for the best. chunk: tokens of a prompt worked on at once, None for what the budget suggests.
-    None of them changes a bit of the output.
+    logits: tokens for which `Engine.logits` will be asked at once; text is generated without. None of them changes a
+    bit of the output.
     """
 
     budget: int | None = None
@@ -44,16 +50,31 @@ class LoadOptions:
     context: int | None = None
     slots: int | None = None
     lanes: int = 2
-    io: Literal["automatic", "direct", "buffered"] = "automatic"
+    io: str = "automatic"
     policy: str = "lru"
     isa: str = ""
     chunk: int | None = None
+    logits: int = 0
 
     def __post_init__(self) -> None:
         for name, most in (("threads", 1024), ("lanes", 64), ("context", 1 << 24), ("slots", 1 << 31), ("chunk", 4096)):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
                 raise UsageError(f"{name} = {value} is not possible; it must lie between 1 and {most}.")
+        for name, allowed in (("policy", _native.policy_names()), ("io", _WAYS), ("isa", _native.isa_names())):
+            value = getattr(self, name)
+            if value not in allowed and not (name == "isa" and value == ""):
+                raise UsageError(f"{name} = {value!r} is not possible.{nearest(str(value), list(allowed))}")
+
+
+@dataclass(frozen=True)
+class Described:
+    """An artifact without its weights: what must be known to plan, and to talk to it."""
+
+    folder: Path
+    manifest: Manifest
+    tables: Tables
+    tokenizer: Tokenizer | None
 
 
 @dataclass(frozen=True)
@@ -69,14 +90,50 @@ class Loaded:
 
 def load(folder: Path, options: LoadOptions) -> Loaded:
     """Read an artifact into a model. Raises BudgetError, ArtifactError, UnsupportedModelError or UsageError."""
-    with ArtifactReader(folder) as reader:
-        manifest = reader.manifest
-        tables = read_tables(manifest)
-        tokenizer = _tokenizer(reader)
-    _native.tidy_heap()
-    plan = _plan(tables, options)
+    described = describe(folder)
+    tables = described.tables
+    plan = _plan(demand(tables, options), options)
     model = _model(folder, tables, plan, options)
-    return Loaded(manifest, tables.architecture, tokenizer, plan, model)
+    return Loaded(described.manifest, tables.architecture, described.tokenizer, plan, model)
+
+
+def describe(folder: Path) -> Described:
+    """Read all of an artifact but its weights. Raises ArtifactError or UnsupportedModelError."""
+    with ArtifactReader(folder) as reader:
+        described = Described(folder, reader.manifest, read_tables(reader.manifest), _tokenizer(reader))
+    _native.tidy_heap()
+    return described
+
+
+def demand(tables: Tables, options: LoadOptions) -> Demand:
+    """What a model asks of the ledger in this process. Raises UsageError for a context it was not trained for."""
+    architecture = tables.architecture
+    most = architecture.sizes.max_positions
+    context = min(DEFAULT_CONTEXT, most) if options.context is None else options.context
+    if not 1 <= context <= most:
+        raise UsageError(f"A context of {context} tokens is not possible; this model was trained for 1 to {most}.")
+
+    @cache
+    def needs(chunk: int) -> Needs:
+        with _artifact_errors():
+            return Needs(**_native.memory_needs(architecture.flags(), tables.trunk, tables.experts, context, chunk))
+
+    return Demand(
+        needs,
+        architecture.top_k,
+        context,
+        options.threads + options.lanes,
+        interpreter=memory.rss_bytes(),
+        peak=memory.peak_rss_bytes(),
+        logits=logits_bytes(architecture.sizes.vocabulary, options.logits),
+    )
+
+
+def logits_bytes(vocabulary: int, tokens: int) -> int:
+    """Memory for the logits of that many tokens as an array, and for numpy when it was not imported yet."""
+    if tokens == 0:
+        return 0
+    return 4 * tokens * vocabulary + (0 if "numpy" in sys.modules else _NUMPY_BYTES)
 
 
 def _tokenizer(reader: ArtifactReader) -> Tokenizer | None:
@@ -99,21 +156,9 @@ def _tokenizer(reader: ArtifactReader) -> Tokenizer | None:
     )
 
 
-def _plan(tables: Tables, options: LoadOptions) -> MemoryPlan:
-    architecture = tables.architecture
-    most = architecture.sizes.max_positions
-    context = min(DEFAULT_CONTEXT, most) if options.context is None else options.context
-    if not 1 <= context <= most:
-        raise UsageError(f"A context of {context} tokens is not possible; this model was trained for 1 to {most}.")
-
-    @cache
-    def needs(chunk: int) -> Needs:
-        with _artifact_errors():
-            return Needs(**_native.memory_needs(architecture.flags(), tables.trunk, tables.experts, context, chunk))
-
-    demand = Demand(needs, architecture.top_k, context, options.threads + options.lanes)
+def _plan(demand: Demand, options: LoadOptions) -> MemoryPlan:
     plan = plan_memory(demand, default_budget() if options.budget is None else options.budget)
-    return plan if options.slots is None else _limited(plan, needs(plan.chunk), options.slots, architecture.top_k)
+    return plan if options.slots is None else _limited(plan, demand.needs(plan.chunk), options.slots, demand.top_k)
 
 
 def _limited(plan: MemoryPlan, needs: Needs, slots: int, top_k: int) -> MemoryPlan:

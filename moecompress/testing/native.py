@@ -99,16 +99,23 @@ class Encoder:
         return weight
 
 
-def build_artifact(folder: Path, model: Any, bits: Bits = Bits(), *, tokenizer: bool = True) -> Path:
-    """Write the artifact of a model to folder / "artifact"; the model then holds the artifact's weights."""
+def build_artifact(
+    folder: Path, model: Any, bits: Bits = Bits(), *, tokenizer: bool = True, ending: bool = True
+) -> Path:
+    """Write the artifact of a model to folder / "artifact"; the model then holds the artifact's weights.
+
+    Unless `ending`, no token ends a text.
+    """
     encoder = Encoder(model, bits)
     builder = ArtifactBuilder(folder / "work")
     builder.put_trunk("trunk", encoder.trunk)
     for layer, experts in encoder.experts.items():
         builder.put_experts(layer, experts)
     if tokenizer:
-        write_tokenizer(folder / "assets")
+        write_tokenizer(folder / "assets", ending=ending)
     config = json.loads(model.config.to_json_string())
+    if not ending:
+        config["eos_token_id"] = None
     architecture = {"model_type": model.config.model_type, "config": config, "dtype": "float32"}
     assets = {path.name: path for path in (folder / "assets").glob("*")}
     builder.seal(folder / "artifact", architecture=architecture, provenance=PROVENANCE, assets=assets)

@@ -95,14 +95,16 @@ def tiny_model_folder(
     return folder
 
 
-def write_tokenizer(folder: Path) -> None:
-    """A byte-level tokenizer of 299 tokens with an end-of-text token and a chat template."""
+def write_tokenizer(folder: Path, *, ending: bool = True) -> None:
+    """A byte-level tokenizer of 299 tokens with a chat template and, if `ending`, an end-of-text token."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(_tokenizer_json(), encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": EOS, "model_max_length": 512,
         "clean_up_tokenization_spaces": False,
     }  # fmt: skip
+    if not ending:
+        del settings["eos_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
     (folder / "chat_template.jinja").write_text(_CHAT)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moecompress.core.errors import ArtifactError, RequestError, UsageError
+from moecompress.core.errors import RequestError, UsageError
 from moecompress.runtime.engine import Engine
 
 PROMPT = "the inner part of the story"
@@ -232,7 +232,13 @@ def test_bad_options_are_refused(artifact, options, words):
         Engine.open(artifact, **options)
 
 
+def test_a_mistyped_name_is_refused_with_the_nearest(artifact):
+    with pytest.raises(UsageError, match="Did you mean 'buffered'"):
+        Engine.open(artifact, io="bufered")
+
+
 @pytest.mark.parametrize("options", [{"policy": "oracle"}, {"isa": "sse9"}, {"io": "psychic"}])
 def test_unknown_names_are_refused_with_the_known_ones(artifact, options):
-    with pytest.raises(ArtifactError, match=next(iter(options.values()))):
+    name, value = next(iter(options.items()))
+    with pytest.raises(UsageError, match=f"{name} = '{value}' is not possible.*Allowed"):
         Engine.open(artifact, slots=4, **options)
