@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comparison import capped, machine, plan, reference, resident, start
+from comparison import capped, kernel_share, machine, plan, reference, resident, start
 from comparison.limits import LimitsError
 from comparison.plan import FULL, QUICK, Plan
 from comparison.protocol import WorkerError
@@ -58,6 +58,7 @@ def measurements(work: Workspace, sizes: Plan, options: argparse.Namespace) -> d
     large, small = sizes.large, sizes.small
     found: dict[str, Measurement] = {
         "start": partial(start.measure, work),
+        "kernels": partial(kernel_share.measure, work),
     }
     for shape, pair in ((large, plan.Q4_K_M), (small, plan.IQ3_XXS), (small, plan.IQ2_XS), (small, plan.Q8_0)):
         found[f"resident/{pair.kind}"] = partial(resident.decode, work, sizes, shape, pair)
