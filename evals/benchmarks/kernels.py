@@ -93,7 +93,7 @@ class Experts:
         with (folder / table.file).open("wb") as file:
             file.write(header)
             for index in range(self.count):
-                record[EXPERT_FIELD] = np.frombuffer(index.to_bytes(4, "little"), np.uint8)
+                record[EXPERT_FIELD] = index.to_bytes(4, "little")
                 file.write(record)
         tensors = [
             ("affine", bits, group_size, *shapes[name], one.projections[name].offset, one.projections[name].bytes)
