@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from moecompress.artifact.files import artifact_bytes
-from moecompress.cli.console import stderr, terminal_progress
+from moecompress.cli.screen import stderr, terminal_progress
 from moecompress.cli.workflow import default_cache
 from moecompress.evaluate.compare import compare
 from moecompress.evaluate.reference import Window
