@@ -39,10 +39,10 @@ class LoadOptions:
     """budget: bytes, None for what the machine can give. context: None for 4096 or what the model was trained for.
 
     slots: cache no more experts than this, for studies. lanes: reader threads. io: `direct` and `buffered` insist on a
-    way of reading, `automatic` reads past the page cache where that works. policy: which expert to give up. isa: a
-    kernel path, empty for the best. chunk: tokens of a prompt worked on at once, None for what the budget suggests.
-    logits: tokens for which `Engine.logits` will be asked at once; text is generated without. None of them changes a
-    bit of the output.
+    way of reading, `automatic` reads past the page cache where that works. policy: which expert to give up. overlap:
+    compute while experts are read. isa: a kernel path, empty for the best. chunk: tokens of a prompt worked on at once,
+    None for what the budget suggests. logits: tokens for which `Engine.logits` will be asked at once; text is generated
+    without. None of them changes a bit of the output.
     """
 
     budget: int | None = None
@@ -52,6 +52,7 @@ class LoadOptions:
     lanes: int = 2
     io: str = "automatic"
     policy: str = "lru"
+    overlap: bool = True
     isa: str = ""
     chunk: int | None = None
     logits: int = 0
@@ -179,6 +180,7 @@ def _model(folder: Path, tables: Tables, plan: MemoryPlan, options: LoadOptions)
         "lanes": options.lanes,
         "policy": options.policy,
         "io": options.io,
+        "overlap": options.overlap,
     }
     with _artifact_errors():
         return _native.Model(str(folder), tables.architecture.flags(), tables.trunk, tables.experts, values)

@@ -10,22 +10,48 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class StoreStats:
-    """Traffic of the expert store during one request. Hits and misses are experts looked up, by phase."""
+    """Traffic of the expert store during one request.
+
+    Every expert looked up is a hit (in memory because it was used before), a speculative hit (read ahead, and used for
+    the first time) or a miss (read when it was wanted), by phase. Of the experts read ahead (`speculative_reads`) those
+    cancelled, failed or given up unused are wasted. `bytes_read` is all that came from the files.
+    """
 
     prefill_hits: int
+    prefill_speculative_hits: int
     prefill_misses: int
+    prefill_seconds_waited: float
     decode_hits: int
+    decode_speculative_hits: int
     decode_misses: int
+    decode_seconds_waited: float
     reads: int
+    speculative_reads: int
+    wasted_reads: int
+    failed_speculative_reads: int
     bytes_read: int
-    seconds_waited: float
+    wasted_bytes: int
     direct: bool
 
     @property
+    def decode_lookups(self) -> int:
+        """Experts looked up while decoding."""
+        return self.decode_hits + self.decode_speculative_hits + self.decode_misses
+
+    @property
     def hit_rate(self) -> float | None:
-        """Share of experts found in memory while decoding; None when none was looked up."""
-        lookups = self.decode_hits + self.decode_misses
-        return self.decode_hits / lookups if lookups else None
+        """Share of experts that stayed in memory until they were wanted again, while decoding; None without lookups."""
+        return self.decode_hits / self.decode_lookups if self.decode_lookups else None
+
+    @property
+    def speculative_hit_rate(self) -> float | None:
+        """Share of experts that were read ahead of their first use, while decoding; None without lookups."""
+        return self.decode_speculative_hits / self.decode_lookups if self.decode_lookups else None
+
+    @property
+    def seconds_waited(self) -> float:
+        """Time that computing stood still for a read."""
+        return self.prefill_seconds_waited + self.decode_seconds_waited
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,7 @@ class GenerationResult:
             "token_ids": list(self.token_ids),
             **{name: getattr(self, name) for name in computed},
             "hit_rate": self.store.hit_rate,
+            "speculative_hit_rate": self.store.speculative_hit_rate,
         }
 
 

@@ -18,6 +18,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"slots": 3, "threads": 2},
     {"slots": 5, "threads": 3, "chunk": 7, "lanes": 1},
     {"slots": 9, "io": "buffered"},
+    {"slots": 4, "overlap": False},
     {"chunk": 1},
     {"chunk": 64, "threads": 2},
     *[{"isa": name} for name in _native.isa_names()],

@@ -91,6 +91,7 @@ ModelOptions parse_options(const nb::dict& values) {
                                            {{"automatic", InputOutput::automatic},
                                             {"direct", InputOutput::direct},
                                             {"buffered", InputOutput::buffered}});
+    options.store.overlap = field<bool>(values, "overlap");
     return options;
 }
 

@@ -28,13 +28,22 @@ std::vector<ExpertLayer> parse_layers(const std::vector<LayerTuple>& layers) {
 
 nanobind::dict store_statistics(const StoreStatistics& values, bool direct) {
     nanobind::dict result;
-    result["prefill_hits"] = values.hits[int(Phase::prefill)];
-    result["prefill_misses"] = values.misses[int(Phase::prefill)];
-    result["decode_hits"] = values.hits[int(Phase::decode)];
-    result["decode_misses"] = values.misses[int(Phase::decode)];
+    const auto add = [&](const char* name, uint64_t prefill, uint64_t decode) {
+        result[(std::string("prefill_") + name).c_str()] = prefill;
+        result[(std::string("decode_") + name).c_str()] = decode;
+    };
+    const Lookups &prefill = values.of(Phase::prefill), &decode = values.of(Phase::decode);
+    add("hits", prefill.hits, decode.hits);
+    add("speculative_hits", prefill.speculative_hits, decode.speculative_hits);
+    add("misses", prefill.misses, decode.misses);
+    result["prefill_seconds_waited"] = prefill.seconds_waited;
+    result["decode_seconds_waited"] = decode.seconds_waited;
     result["reads"] = values.reads;
+    result["speculative_reads"] = values.speculative_reads;
+    result["wasted_reads"] = values.wasted_reads;
+    result["failed_speculative_reads"] = values.failed_speculative_reads;
     result["bytes_read"] = values.bytes_read;
-    result["seconds_waited"] = values.seconds_waited;
+    result["wasted_bytes"] = values.wasted_bytes;
     result["direct"] = direct;
     return result;
 }

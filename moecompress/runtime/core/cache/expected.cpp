@@ -34,11 +34,10 @@ public:
     int victim(const std::vector<uint8_t>& allowed) const override {
         const float layers = float(view_.layers);
         return lowest(allowed, [&](int expert) {
-            const History& history = history_[size_t(expert)];
-            const float p = recent(history) + steady(history);
-            return std::clamp(p, least, most) / (float(view_.distance(expert)) / layers + nearness);
+            return probability(expert) / (float(view_.distance(expert)) / layers + nearness);
         });
     }
+    float chance(int slot) const override { return probability(held(slot)); }
 
 private:
     struct History {
@@ -46,6 +45,10 @@ private:
         int64_t last = 0;
     };
 
+    float probability(int expert) const {
+        const History& history = history_[size_t(expert)];
+        return std::clamp(recent(history) + steady(history), least, most);
+    }
     size_t age(const History& history) const { return size_t(std::min(view_.pass - history.last, horizon)); }
     float recent(const History& history) const { return history.recent * recent_decay_[age(history)]; }
     float steady(const History& history) const { return history.steady * steady_decay_[age(history)]; }

@@ -35,6 +35,8 @@ public:
     virtual void removed(int slot) = 0;
     // The slot to give up among those with allowed[slot] != 0 that hold an expert; -1 when there is none.
     virtual int victim(const std::vector<uint8_t>& allowed) const = 0;
+    // How likely the layer of the expert in the slot wants it when it runs next; 0 when the policy cannot tell.
+    virtual float chance(int) const { return 0.0f; }
 };
 
 // The view outlives the policy and changes while work goes on.

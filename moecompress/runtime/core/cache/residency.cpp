@@ -36,14 +36,33 @@ Residency::Place Residency::request(int expert, bool lasting) {
         place.hit = false;
         place.slot = policy_ == nullptr ? index_of(expert) : free_slot(place.given_up);
         if (place.slot < 0) return place;
-        held_[size_t(place.slot)] = index_of(expert);
-        slot_of_[size_t(index_of(expert))] = place.slot;
-        if (policy_ != nullptr) policy_->inserted(place.slot, index_of(expert), lasting);
+        hold(place.slot, index_of(expert), lasting);
     } else if (policy_ != nullptr && lasting) {
         policy_->used(place.slot, index_of(expert));
     }
     touched_.push_back(place.slot);
-    unpinned_[size_t(place.slot)] = unwanted_[size_t(place.slot)] = 0;
+    pin(place.slot);
+    return place;
+}
+
+void Residency::hold(int slot, int index, bool lasting) {
+    held_[size_t(slot)] = index;
+    slot_of_[size_t(index)] = slot;
+    if (policy_ != nullptr) policy_->inserted(slot, index, lasting);
+}
+
+Residency::Place Residency::claim(int layer, int expert, float chance) {
+    Place place{-1, false, -1};
+    if (empty_.empty()) {
+        const int slot = policy_->victim(unwanted_);
+        if (slot < 0 || policy_->chance(slot) >= chance) return place;
+        place.given_up = held_[size_t(slot)];
+        forget(slot);
+    }
+    place.slot = empty_.back();
+    empty_.pop_back();
+    hold(place.slot, index_of(layer, expert), false);
+    pin(place.slot);
     return place;
 }
 
@@ -60,22 +79,19 @@ int Residency::free_slot(int& given_up) {
     return slot;
 }
 
-void Residency::release(int expert) {
-    const size_t slot = size_t(slot_of(expert));
-    unpinned_[slot] = unwanted_[slot] = 1;
-}
+void Residency::release(int expert) { unpin(slot_of(expert)); }
 
 void Residency::forget(int slot) {
     slot_of_[size_t(held_[size_t(slot)])] = -1;
     held_[size_t(slot)] = -1;
-    unpinned_[size_t(slot)] = unwanted_[size_t(slot)] = 1;
+    unpin(slot);
     if (policy_ == nullptr) return;
     policy_->removed(slot);
     empty_.push_back(slot);
 }
 
 void Residency::end() {
-    for (const int slot : touched_) unpinned_[size_t(slot)] = unwanted_[size_t(slot)] = 1;
+    for (const int slot : touched_) unpin(slot);
     touched_.clear();
 }
 

@@ -33,6 +33,10 @@ public:
     // soon.
     Place request(int expert, bool lasting);
     void release(int expert);
+    // A slot for an expert of any layer that its layer is likely to want: a free one, or that of an expert which is less
+    // likely than `chance` to be wanted. At low rank until it is requested; nobody else gets it before end_claim().
+    Place claim(int layer, int expert, float chance);
+    void end_claim(int slot) { unpin(slot); }
     // Slots wanted or requested since begin(); those still pinned hold an expert.
     const std::vector<int>& touched() const { return touched_; }
     bool pinned(int slot) const { return unpinned_[size_t(slot)] == 0; }
@@ -43,10 +47,15 @@ public:
 
     int slots() const { return view_.slots; }
     int layer() const { return view_.layer; }
-    int index_of(int expert) const { return first_index_[size_t(view_.layer)] + expert; }
+    int index_of(int expert) const { return index_of(view_.layer, expert); }
+    int index_of(int layer, int expert) const { return first_index_[size_t(layer)] + expert; }
+    int slot_of(int layer, int expert) const { return slot_of_[size_t(index_of(layer, expert))]; }
 
 private:
     int free_slot(int& given_up);
+    void hold(int slot, int index, bool lasting);
+    void pin(int slot) { unpinned_[size_t(slot)] = unwanted_[size_t(slot)] = 0; }
+    void unpin(int slot) { unpinned_[size_t(slot)] = unwanted_[size_t(slot)] = 1; }
 
     CacheView view_;
     std::vector<int> first_index_;  // of each layer

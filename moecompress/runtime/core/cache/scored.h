@@ -20,6 +20,7 @@ public:
     void removed(int slot) final { held_[size_t(slot)] = -1; }
 
 protected:
+    int held(int slot) const { return held_[size_t(slot)]; }
     // The expert was used once more; also called while it moves in.
     virtual void count(int expert) = 0;
 

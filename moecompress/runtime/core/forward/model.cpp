@@ -68,9 +68,9 @@ MemoryNeeds Model::needs(const ModelConfig& config, const ModelFiles& files, int
     needs.key_value = KeyValueCache::bytes(config, context);
     needs.scratch = Scratch().place(nullptr, config, sizes_of(files, chunk));
     needs.sampling = Sampler::bytes(config.vocabulary);
-    needs.slot = ExpertStore::largest_record(files.experts);
-    needs.all_experts = ExpertStore::total_bytes(files.experts);
-    needs.experts = ExpertStore::total_experts(files.experts);
+    needs.slot = ExpertSlots::largest_record(files.experts);
+    needs.all_experts = ExpertSlots::total_bytes(files.experts);
+    needs.experts = ExpertSlots::total_experts(files.experts);
     return needs;
 }
 
@@ -83,14 +83,14 @@ Model::Model(const ModelConfig& config, const ModelFiles& files, const ModelOpti
       scratch_memory_(scratch_region(config_, sizes_)),
       pool_(options.threads),
       machine_{options.isa.empty() ? moecompress::kernels() : kernels_named(options.isa.c_str()), pool_},
-      store_(Folder(files.folder), files.experts, config_.hidden, options.store),
-      sparse_(machine_, config_, store_, scratch_, sizes_),
+      store_(ExpertStore::open(Folder(files.folder), files.experts, config_.hidden, options.store)),
+      sparse_(machine_, config_, *store_, scratch_, sizes_),
       sampler_(config_.vocabulary) {
     scratch_.place(scratch_memory_.data(), config_, sizes_);
     size_t table = 0;
     for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
         if (!config_.layers[layer].sparse) continue;
-        const ExpertLayer& experts = store_.layers()[table++];
+        const ExpertLayer& experts = store_->layers()[table++];
         if (experts.layer != int(layer) || int64_t(experts.experts.size()) != trunk_.layers[layer].router.rows)
             throw std::invalid_argument("The router of layer " + std::to_string(layer) +
                                         " does not fit the artifact's table of experts.");
@@ -125,7 +125,7 @@ void Model::forward(const int32_t* tokens, int64_t count, bool all, float* logit
     record_start_ = position_;
     for (int64_t done = 0; done < count;) {
         const int64_t part = std::min(chunk_, count - done);
-        run_chunk(tokens + done, part, interrupted);
+        run_chunk(tokens + done, part, done + part == count, interrupted);
         position_ += part;
         if (all) all_logits(part, logits + done * config_.vocabulary);
         done += part;
@@ -139,7 +139,8 @@ int32_t Model::next(const int32_t* tokens, int64_t count, const SamplingOptions&
     return sampler_.next(options, uniform);
 }
 
-void Model::run_chunk(const int32_t* tokens, int64_t count, const std::function<bool()>& interrupted) {
+void Model::run_chunk(const int32_t* tokens, int64_t count, bool last,
+                      const std::function<bool()>& interrupted) {
     const int64_t pairs = int64_t(config_.rope_frequencies.size());
     machine_.run(count, count * element_operations * config_.hidden, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
@@ -150,11 +151,11 @@ void Model::run_chunk(const int32_t* tokens, int64_t count, const std::function<
     });
     for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
         if (interrupted() || cancelled_.exchange(false)) throw Cancelled();
-        run_layer(layer, count);
+        run_layer(layer, count, last);
     }
 }
 
-void Model::run_layer(size_t layer, int64_t count) {
+void Model::run_layer(size_t layer, int64_t count, bool last) {
     const LayerWeights& weights = trunk_.layers[layer];
     normalise(weights.attention_norm, count);
     attention_layer(machine_, config_, weights, cache_, int64_t(layer), position_, count, scratch_);
@@ -163,7 +164,7 @@ void Model::run_layer(size_t layer, int64_t count) {
     if (config_.layers[layer].sparse) {
         const auto before = config_.layers.begin() + std::ptrdiff_t(layer);
         const auto table = std::count_if(config_.layers.begin(), before, [](const LayerConfig& l) { return l.sparse; });
-        sparse_.run(weights, int(table), count);
+        sparse_.run(weights, int(table), count, last);
         if (record_) record_layer(layer, int(table), count);
     } else {
         feed_forward(machine_, weights.dense, scratch_.normed.activations(count, config_.hidden), scratch_,

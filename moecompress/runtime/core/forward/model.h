@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "forward/routing_record.h"
 #include "forward/sampling.h"
 #include "forward/scratch.h"
+#include "forward/sparse_block.h"
 #include "forward/trunk.h"
 #include "store/expert_store.h"
 
@@ -66,19 +68,19 @@ public:
     void reset(int64_t length);
 
     // From now on keeps the routing of the latest forward pass, with as many guesses of each router one layer early.
-    void record_routing(int64_t guesses) { record_.emplace(int(store_.layers().size()), config_.top_k, guesses); }
+    void record_routing(int64_t guesses) { record_.emplace(int(store_->layers().size()), config_.top_k, guesses); }
     const std::optional<RoutingRecord>& record() const { return record_; }
 
     int64_t position() const { return position_; }
     int64_t context() const { return cache_.context(); }
     const ModelConfig& config() const { return config_; }
-    ExpertStore& store() { return store_; }
+    ExpertStore& store() { return *store_; }
     const Kernels& kernels() const { return machine_.kernels; }
 
 private:
     void check_tokens(const int32_t* tokens, int64_t count) const;
-    void run_chunk(const int32_t* tokens, int64_t count, const std::function<bool()>& interrupted);
-    void run_layer(size_t layer, int64_t count);
+    void run_chunk(const int32_t* tokens, int64_t count, bool last, const std::function<bool()>& interrupted);
+    void run_layer(size_t layer, int64_t count, bool last);
     void record_layer(size_t layer, int table, int64_t count);
     void normalise(const float* weight, int64_t count);
     void add_to_residual(int64_t count);
@@ -94,7 +96,7 @@ private:
     Scratch scratch_;
     ThreadPool pool_;
     Machine machine_;
-    ExpertStore store_;
+    std::unique_ptr<ExpertStore> store_;
     SparseBlock sparse_;
     std::optional<RoutingRecord> record_;
     int64_t record_start_ = 0;  // position of the record's first token

@@ -51,18 +51,18 @@ RoutedExperts::RoutedExperts(const std::string& folder, const std::vector<Expert
       scratch_memory_(Scratch().place(nullptr, config_, sizes_)),
       pool_(options.threads),
       machine_{options.isa.empty() ? kernels() : kernels_named(options.isa.c_str()), pool_},
-      store_(Folder(folder), layers, config_.hidden, options.store),
-      sparse_(machine_, config_, store_, scratch_, sizes_) {
+      store_(ExpertStore::open(Folder(folder), layers, config_.hidden, options.store)),
+      sparse_(machine_, config_, *store_, scratch_, sizes_) {
     scratch_.place(scratch_memory_.data(), config_, sizes_);
 }
 
 StoreStatistics RoutedExperts::statistics() {
     const std::lock_guard<std::mutex> turn(turn_);
-    return store_.statistics();
+    return store_->statistics();
 }
 
 void RoutedExperts::check(int table, const Routing& routing) const {
-    if (!between(table, 0, int64_t(store_.layers().size()) - 1))
+    if (!between(table, 0, int64_t(store_->layers().size()) - 1))
         throw std::invalid_argument("There is no table of experts " + std::to_string(table) + ".");
     if (!between(routing.ranks, 1, config_.top_k))
         throw std::invalid_argument("The routing names " + std::to_string(routing.ranks) +
@@ -79,12 +79,12 @@ void RoutedExperts::run(int table, const Routing& routing, const float* hidden, 
         const int64_t slot = done * routing.ranks;
         const Routing part{std::min(sizes_.chunk, routing.tokens - done), routing.ranks, routing.index + slot,
                            routing.weight + slot};
-        run_chunk(table, part, hidden + done * config_.hidden, output + done * config_.hidden);
+        run_chunk(table, part, done + part.tokens == routing.tokens, hidden + done * config_.hidden, output + done * config_.hidden);
     }
 }
 
-void RoutedExperts::run_chunk(int table, const Routing& routing, const float* hidden, float* output) {
-    const int64_t experts = int64_t(store_.layers()[size_t(table)].experts.size());
+void RoutedExperts::run_chunk(int table, const Routing& routing, bool last, const float* hidden, float* output) {
+    const int64_t experts = int64_t(store_->layers()[size_t(table)].experts.size());
     const Activations input = scratch_.normed.activations(routing.tokens, config_.hidden);
     std::copy_n(hidden, routing.tokens * config_.hidden, scratch_.normed.values);
     const int64_t operations = routing.tokens * config_.hidden * element_operations;
@@ -92,7 +92,7 @@ void RoutedExperts::run_chunk(int table, const Routing& routing, const float* hi
         machine_.kernels.quantize(input, first, last);
         for (int64_t token = first; token < last; ++token) choose(experts, routing, token);
     });
-    sparse_.run_routed(table, routing.tokens);
+    sparse_.run_routed(table, routing.tokens, last);
     std::copy_n(scratch_.block_out, routing.tokens * config_.hidden, output);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "forward/feed_forward.h"
 #include "forward/products.h"
 #include "forward/scratch.h"
+#include "forward/sparse_block.h"
 #include "store/expert_store.h"
 
 namespace moecompress {
@@ -42,12 +44,12 @@ public:
     void run(int table, const Routing& routing, const float* hidden, float* output);
 
     int64_t hidden_size() const { return config_.hidden; }
-    bool direct() const { return store_.direct(); }
+    bool direct() const { return store_->direct(); }
     StoreStatistics statistics();  // also waits its turn
 
 private:
     void check(int table, const Routing& routing) const;
-    void run_chunk(int table, const Routing& routing, const float* hidden, float* output);
+    void run_chunk(int table, const Routing& routing, bool last, const float* hidden, float* output);
     void choose(int64_t experts, const Routing& routing, int64_t token);
 
     ModelConfig config_;
@@ -56,7 +58,7 @@ private:
     Scratch scratch_;
     ThreadPool pool_;
     Machine machine_;
-    ExpertStore store_;
+    std::unique_ptr<ExpertStore> store_;
     SparseBlock sparse_;
     std::mutex turn_;
 };

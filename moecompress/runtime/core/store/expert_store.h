@@ -1,20 +1,18 @@
-// Experts in memory: fixed slots in one arena, filled from disk on demand, given up by a cache policy.
+// Experts for the forward pass: in memory, or read from disk when they are asked for.
 //
 // All methods are called by the one compute thread; reader threads only fill slots. An expert that was requested stays
-// in its slot until it is released, so a record is never overwritten while it is read or multiplied.
+// where it is until it is released, so a record is never overwritten while it is read or multiplied.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "cache/residency.h"
-#include "store/file.h"
-#include "store/lanes.h"
-#include "store/record.h"
-#include "store/region.h"
+#include "store/expert_slots.h"
+#include "store/governor.h"
+#include "store/read_ahead.h"
+#include "store/statistics.h"
 
 namespace moecompress {
 
@@ -23,60 +21,64 @@ struct StoreOptions {
     int lanes = 2;  // reader threads
     InputOutput io = InputOutput::automatic;
     std::string policy = "lru";
-};
-
-enum class Phase { prefill = 0, decode = 1 };
-
-struct StoreStatistics {
-    uint64_t hits[2] = {0, 0};    // by Phase: experts found in memory
-    uint64_t misses[2] = {0, 0};  // by Phase: experts that had to be read
-    uint64_t reads = 0;
-    uint64_t bytes_read = 0;
-    double seconds_waited = 0.0;  // compute stood still for a read
+    Speculation speculation = Speculation::off;
+    bool overlap = true;  // computing goes on while experts are read
 };
 
 class ExpertStore {
 public:
-    // Opens every file, checks every record against it and reserves the slots.
-    ExpertStore(const Folder& folder, std::vector<ExpertLayer> layers, int64_t hidden, const StoreOptions& options);
-    ~ExpertStore();
+    virtual ~ExpertStore() = default;
+    ExpertStore(const ExpertStore&) = delete;
+    ExpertStore& operator=(const ExpertStore&) = delete;
 
-    // `table` counts MoE layers from 0. Experts in `wanted` are the last to be given up until end().
-    void begin(int table, Phase phase, const std::vector<int>& wanted);
-    bool resident(int expert) const;
-    // Pins an expert, starting its read if it is not in memory; false when every slot is pinned. `lasting` experts are
+    // Opens every file, checks every record against it and reserves the slots. Throws std::invalid_argument or
+    // std::bad_alloc.
+    static std::unique_ptr<ExpertStore> open(const Folder& folder, std::vector<ExpertLayer> layers, int64_t hidden,
+                                             StoreOptions options);
+
+    // Work on a layer begins; `table` counts the layers with experts. Experts in `wanted`, ascending, are the last to be
+    // given up until end().
+    virtual void begin(int table, Phase phase, const std::vector<int>& wanted) = 0;
+    // Whether an expert is in memory, or on its way there.
+    virtual bool present(int expert) const = 0;
+    // Pins an expert, starting its read if it is not there; false when every slot is pinned. `lasting` experts are
     // expected back soon.
-    bool request(int expert, bool lasting);
-    bool ready(int expert) const;
-    // Waits for a requested expert. Throws ReadError when its record could not be read.
-    FeedForward get(int expert);
-    void release(int expert);
+    virtual bool request(int expert, bool lasting) = 0;
+    virtual void release(int expert) = 0;
     // Waits for reads under way and unpins everything.
-    void end();
+    virtual void end() = 0;
+    // Reading ahead, where there is room and reason for it; otherwise null.
+    virtual ReadAhead* read_ahead() { return nullptr; }
+    // A token is decoded.
+    virtual void token_done() {}
 
-    const StoreStatistics& statistics() const { return statistics_; }
-    void clear_statistics() { statistics_ = {}; }
-    bool direct() const;  // every file is read past the page cache
-    const std::vector<ExpertLayer>& layers() const { return layers_; }
+    // Of a requested expert: whether its leading matrices are there.
+    bool ready(int expert, int matrices) const { return slots_.read(slot_of(expert)).ready(matrices); }
+    // A requested expert, waiting for its leading matrices; the others must not be looked into. Throws ReadError when
+    // its record could not be read.
+    FeedForward get(int expert, int matrices = whole_record);
 
-    static uint64_t largest_record(const std::vector<ExpertLayer>& layers);
-    static uint64_t total_bytes(const std::vector<ExpertLayer>& layers);
-    static int total_experts(const std::vector<ExpertLayer>& layers);
-    static uint64_t arena_bytes(const std::vector<ExpertLayer>& layers, int slots);
+    StoreStatistics statistics();
+    void clear_statistics();
+    bool direct() const { return slots_.direct(); }  // every file is read past the page cache
+    bool overlap() const { return overlap_; }
+    int slots() const { return slots_.count(); }
+    const std::vector<ExpertLayer>& layers() const { return slots_.layers(); }
+
+protected:
+    ExpertStore(const Folder& folder, std::vector<ExpertLayer> layers, int64_t hidden, const StoreOptions& options);
+    virtual int slot_of(int expert) const = 0;  // of the table at work
+    Lookups& lookups() { return statistics_.of(phase_); }
+
+    ExpertSlots slots_;
+    StoreStatistics statistics_;
+    int table_ = 0;
+    Phase phase_ = Phase::prefill;
+    double waited_ = 0.0;  // seconds, since the beginning
 
 private:
-    const ExpertEntry& entry(int expert) const { return layers_[residency_.layer()].experts[expert]; }
-    void fill(int slot, int expert);
-
-    std::vector<ExpertLayer> layers_;
-    std::vector<File> files_;  // one per layer table
-    Residency residency_;
-    std::vector<uint64_t> slot_offset_;  // in the arena
-    std::deque<Read> reads_;             // the latest of each slot
-    Region arena_;
-    Phase phase_ = Phase::prefill;
-    StoreStatistics statistics_;
-    ReaderLanes lanes_;  // last: its threads stop before the slots go
+    bool overlap_;
+    uint64_t bytes_before_ = 0;  // read before the statistics were cleared
 };
 
 // Ends the work on a layer however it is left.

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "store/source.h"
+
 namespace moecompress {
 
 // How expert files are read: past the page cache when the file system allows it, always, or never.
@@ -11,10 +13,10 @@ enum class InputOutput { automatic, direct, buffered };
 
 constexpr uint64_t io_alignment = 4096;
 
-class File {
+class File final : public Source {
 public:
     File(int descriptor, std::string name, bool direct);
-    ~File();
+    ~File() override;
     File(File&& other) noexcept;
     File(const File&) = delete;
     File& operator=(const File&) = delete;
@@ -23,10 +25,10 @@ public:
     // Fills target with bytes [offset, offset + bytes). Loops over short and interrupted reads; throws ReadError when
     // the file ends early or the device fails. Direct files need target, bytes and offset aligned to io_alignment.
     // Buffered files drop the pages they read from the page cache.
-    void read(uint8_t* target, uint64_t bytes, uint64_t offset) const;
+    void read(uint8_t* target, uint64_t bytes, uint64_t offset) const override;
     uint64_t size() const { return size_; }
     bool direct() const { return direct_; }
-    const std::string& name() const { return name_; }
+    const std::string& name() const override { return name_; }
 
 private:
     int descriptor_;

@@ -12,6 +12,7 @@ namespace moecompress {
 namespace {
 
 constexpr int64_t largest_dimension = int64_t(1) << 31;
+constexpr uint64_t smallest_part = uint64_t(128) << 10;
 
 struct RecordHeader {
     char magic[4];
@@ -70,6 +71,14 @@ void check_layer(const ExpertLayer& layer, int64_t hidden, uint64_t file_bytes) 
         if (checked_add(entry.offset, entry.bytes) > file_bytes) refuse(what, "its record lies outside " + layer.file);
         check_expert(entry, hidden, what);
     }
+}
+
+std::array<uint64_t, 3> part_ends(const ExpertEntry& entry) {
+    std::array<uint64_t, 3> ends = {round_up(entry.gate.offset + entry.gate.bytes, io_alignment),
+                                    round_up(entry.up.offset + entry.up.bytes, io_alignment), entry.bytes};
+    if (ends[2] < ends[1] + smallest_part) ends[1] = ends[2];
+    if (ends[1] < ends[0] + smallest_part || ends[0] < smallest_part) ends[0] = ends[1];
+    return ends;
 }
 
 void check_header(const uint8_t* record, uint64_t bytes, int layer, int expert, const std::string& file) {

@@ -1,6 +1,7 @@
 // Experts on disk: where each record lies, and how a record in memory is seen as three packed matrices.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -48,6 +49,10 @@ void check_tensor(const TensorEntry& entry, const std::string& what);
 
 // The same for every record of a layer: alignment, order inside the record, place inside a file of `file_bytes`.
 void check_layer(const ExpertLayer& layer, int64_t hidden, uint64_t file_bytes);
+
+// The bytes after which gate, up and down are in memory when a record is read in up to three parts, each of whole pages.
+// What is too small to be worth a read of its own belongs to the part that follows.
+std::array<uint64_t, 3> part_ends(const ExpertEntry& entry);
 
 // Throws ReadError unless the header of a record just read belongs to this layer and expert.
 void check_header(const uint8_t* record, uint64_t bytes, int layer, int expert, const std::string& file);
