@@ -14,7 +14,6 @@ EIO = Fault("fail", errno.EIO)
 PHASES = ("prefill", "decode")
 WAYS = {
     "three slots": {},
-    "resident": {"slots": None},
     "buffered": {"io": "buffered"},
     "two threads, one lane": {"threads": 2, "lanes": 1},
     "long chunk": {"chunk": 64, "slots": 5},
@@ -34,8 +33,6 @@ HARMLESS = {
 SCENARIOS: dict[str, Scenario] = {}
 for phase in PHASES:
     for way, options in WAYS.items():
-        if way == "resident" and phase == "decode":
-            continue  # everything was read by then
         for name, fault in {**FAILING, **HARMLESS}.items():
             SCENARIOS[f"{phase}, {way}, {name}"] = Scenario(phase, fault, options, repeats=8 if fault == EIO else 1)
     odd = Fault("shorten", 1000)
@@ -43,6 +40,14 @@ for phase in PHASES:
 for file in ("trunk", "experts-00003", "manifest.json", "tokenizer.json"):
     SCENARIOS[f"open, {file}"] = Scenario("open", Fault("fail", errno.EIO, file=file), repeats=2)
     SCENARIOS[f"open, {file}, interrupted"] = Scenario("open", Fault("fail", errno.EINTR, file=file, first=1, last=3))
+RESIDENT = {
+    "slots": None,
+    "io": "buffered",
+}  # read from the moment the artifact is opened; buffered: no read is a probe
+SCENARIOS["open, resident, input and output error"] = Scenario("open", EIO, RESIDENT, repeats=3)
+SCENARIOS["open, resident, end of the file"] = Scenario("open", Fault("shorten", 0), RESIDENT)
+SCENARIOS["open, resident, one page at a time"] = Scenario("open", Fault("shorten", 4096), RESIDENT)
+SCENARIOS["resident, passing"] = Scenario("open", Fault("fail", errno.EIO, "experts-00005", last=1), RESIDENT)
 for phase in PHASES:
     for layer in (0, 3):
         held = Fault("hold", file=f"experts-{layer:05d}")
@@ -80,6 +85,11 @@ def test_a_failed_read_is_an_error_of_its_request(reports, name):
 def test_interrupted_and_short_reads_are_taken_up_again(reports, name):
     report = reports[name]
     assert report.endings == ["fine"] and report.damaged == report.expected and report.faults > 0
+
+
+def test_what_could_not_be_read_ahead_is_read_again_on_demand(reports):
+    report = reports["resident, passing"]
+    assert report.endings == ["fine"] and report.damaged == report.expected and report.faults > 1
 
 
 @pytest.mark.parametrize("file", ["trunk", "experts-00003", "manifest.json", "tokenizer.json"])

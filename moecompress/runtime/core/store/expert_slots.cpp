@@ -51,6 +51,7 @@ void ExpertSlots::place(int slots) {
         for (const ExpertLayer& layer : layers_)
             for (const ExpertEntry& entry : layer.experts) add(entry.bytes);
     while (reads_.size() < offset_.size()) reads_.emplace_back();
+    ahead_.assign(offset_.size(), 0);
     arena_ = Region(end, true);
 }
 
@@ -68,6 +69,7 @@ void ExpertSlots::fill(int slot, int table, int expert, Urgency urgency) {
     transfer.target = arena_.data() + offset_[size_t(slot)];
     transfer.layer = layers_[size_t(table)].layer;
     transfer.expert = expert;
+    ahead_[size_t(slot)] = urgency == Urgency::speculative;
     lanes_.submit(read(slot), transfer, urgency);
 }
 

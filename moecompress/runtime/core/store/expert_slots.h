@@ -28,6 +28,8 @@ public:
     void fill(int slot, int table, int expert, Urgency urgency);
     Read& read(int slot) { return reads_[size_t(slot)]; }
     const Read& read(int slot) const { return reads_[size_t(slot)]; }
+    // Whether the slot's last read began as a speculative one.
+    bool begun_ahead(int slot) const { return ahead_[size_t(slot)] != 0; }
     // The matrices of the expert that fills the slot; those that are not ready() yet must not be looked into.
     FeedForward weights(int slot, int table, int expert) const;
 
@@ -44,7 +46,8 @@ private:
     std::vector<ExpertLayer> layers_;
     std::vector<File> files_;       // of each table
     std::vector<uint64_t> offset_;  // of each slot in the arena
-    std::deque<Read> reads_;        // the latest of each slot
+    std::deque<Read> reads_;        // the last of each slot
+    std::vector<uint8_t> ahead_;    // of each slot: that read began as a speculative one
     Region arena_;
     ReaderLanes lanes_;  // last: its threads stop before the slots go
 };

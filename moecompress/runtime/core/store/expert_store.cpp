@@ -23,13 +23,25 @@ ExpertStore::ExpertStore(const Folder& folder, std::vector<ExpertLayer> layers, 
 FeedForward ExpertStore::get(int expert, int matrices) {
     const int slot = slot_of(expert);
     const Read& read = slots_.read(slot);
-    if (!read.ready(matrices)) {
-        const double seconds = slots_.lanes().wait(read, matrices);
-        lookups().seconds_waited += seconds;
-        waited_ += seconds;
-        if (read.failed()) throw ReadError(read.error());
+    if (!read.ready(matrices)) wait(read, matrices);
+    if (read.failed() && slots_.begun_ahead(slot)) {
+        read_again(slot, expert);
+        wait(read, matrices);
     }
+    if (read.failed()) throw ReadError(read.error());
     return slots_.weights(slot, table_, expert);
+}
+
+void ExpertStore::wait(const Read& read, int matrices) {
+    const double seconds = slots_.lanes().wait(read, matrices);
+    lookups().seconds_waited += seconds;
+    waited_ += seconds;
+}
+
+void ExpertStore::read_again(int slot, int expert) {
+    ++statistics_.failed_speculative_reads;
+    ++statistics_.reads;
+    slots_.fill(slot, table_, expert, Urgency::demand);
 }
 
 StoreStatistics ExpertStore::statistics() {

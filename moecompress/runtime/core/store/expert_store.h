@@ -69,6 +69,8 @@ protected:
     ExpertStore(const Folder& folder, std::vector<ExpertLayer> layers, int64_t hidden, const StoreOptions& options);
     virtual int slot_of(int expert) const = 0;  // of the table at work
     Lookups& lookups() { return statistics_.of(phase_); }
+    // What could not be read ahead is read on demand, which may end in an error.
+    void read_again(int slot, int expert);
 
     ExpertSlots slots_;
     StoreStatistics statistics_;
@@ -77,6 +79,8 @@ protected:
     double waited_ = 0.0;  // seconds, since the beginning
 
 private:
+    void wait(const Read& read, int matrices);
+
     bool overlap_;
     uint64_t bytes_before_ = 0;  // read before the statistics were cleared
 };

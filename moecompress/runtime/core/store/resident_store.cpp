@@ -29,12 +29,10 @@ bool ResidentStore::request(int expert, bool) {
         return true;
     }
     ++lookups().misses;
-    if (read.failed()) {
-        slots_.fill(slot, table_, expert, Urgency::demand);
-        ++statistics_.reads;
-    } else {
+    if (read.failed())
+        read_again(slot, expert);
+    else
         slots_.lanes().promote(read);
-    }
     return true;
 }
 
