@@ -31,6 +31,8 @@ from moecompress.runtime.tokenizer import (
 
 DEFAULT_CONTEXT = 4096
 _NUMPY_BYTES = 16 << 20
+_SPECULATION = ("off", "auto", "on")
+_Priors = tuple[int, int, bytes, bytes, bytes]
 _WAYS = ("automatic", "direct", "buffered")
 
 
@@ -39,10 +41,11 @@ class LoadOptions:
     """budget: bytes, None for what the machine can give. context: None for 4096 or what the model was trained for.
 
     slots: cache no more experts than this, for studies. lanes: reader threads. io: `direct` and `buffered` insist on a
-    way of reading, `automatic` reads past the page cache where that works. policy: which expert to give up. overlap:
-    compute while experts are read. isa: a kernel path, empty for the best. chunk: tokens of a prompt worked on at once,
-    None for what the budget suggests. logits: tokens for which `Engine.logits` will be asked at once; text is generated
-    without. None of them changes a bit of the output.
+    way of reading, `automatic` reads past the page cache where that works. policy: which expert to give up.
+    speculation: read experts that a coming layer is likely to want while the disk is idle, `off`, `on`, or `auto`:
+    while it pays. predictor: how they are told. overlap: compute while experts are read. isa: a kernel path, empty for
+    the best. chunk: tokens of a prompt worked on at once, None for what the budget suggests. logits: tokens for which
+    `Engine.logits` will be asked at once; text is generated without. None of them changes a bit of the output.
     """
 
     budget: int | None = None
@@ -52,6 +55,8 @@ class LoadOptions:
     lanes: int = 2
     io: str = "automatic"
     policy: str = "lru"
+    speculation: str = "off"
+    predictor: str = "router"
     overlap: bool = True
     isa: str = ""
     chunk: int | None = None
@@ -62,7 +67,14 @@ class LoadOptions:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
                 raise UsageError(f"{name} = {value} is not possible; it must lie between 1 and {most}.")
-        for name, allowed in (("policy", _native.policy_names()), ("io", _WAYS), ("isa", _native.isa_names())):
+        names = {
+            "policy": _native.policy_names(),
+            "speculation": _SPECULATION,
+            "predictor": _native.predictor_names(),
+            "io": _WAYS,
+            "isa": _native.isa_names(),
+        }
+        for name, allowed in names.items():
             value = getattr(self, name)
             if value not in allowed and not (name == "isa" and value == ""):
                 raise UsageError(f"{name} = {value!r} is not possible.{nearest(str(value), list(allowed))}")
@@ -94,7 +106,7 @@ def load(folder: Path, options: LoadOptions) -> Loaded:
     described = describe(folder)
     tables = described.tables
     plan = _plan(demand(tables, options), options)
-    model = _model(folder, tables, plan, options)
+    model = _model(folder, tables, plan, options, _priors(folder, tables, options))
     return Loaded(described.manifest, tables.architecture, described.tokenizer, plan, model)
 
 
@@ -170,7 +182,19 @@ def _limited(plan: MemoryPlan, needs: Needs, slots: int, top_k: int) -> MemoryPl
     return replace(plan, slots=slots, cache=min(slots * needs.slot, plan.cache))
 
 
-def _model(folder: Path, tables: Tables, plan: MemoryPlan, options: LoadOptions) -> Any:
+def _priors(folder: Path, tables: Tables, options: LoadOptions) -> _Priors | None:
+    """What the artifact says about routing, for predictors that go by it."""
+    if options.speculation == "off" or options.predictor == "router":
+        return None
+    with ArtifactReader(folder) as reader:
+        priors = reader.priors()
+    if priors is None:
+        return None
+    experts = [len(rows) for _, _, rows in tables.experts]
+    return len(experts), max(experts), bytes(priors.popularity), bytes(priors.one_layer), bytes(priors.two_layer)
+
+
+def _model(folder: Path, tables: Tables, plan: MemoryPlan, options: LoadOptions, priors: _Priors | None) -> Any:
     values = {
         "threads": options.threads,
         "context": plan.context,
@@ -180,6 +204,9 @@ def _model(folder: Path, tables: Tables, plan: MemoryPlan, options: LoadOptions)
         "lanes": options.lanes,
         "policy": options.policy,
         "io": options.io,
+        "speculation": options.speculation,
+        "predictor": options.predictor,
+        "priors": priors,
         "overlap": options.overlap,
     }
     with _artifact_errors():

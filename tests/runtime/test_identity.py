@@ -19,6 +19,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"slots": 5, "threads": 3, "chunk": 7, "lanes": 1},
     {"slots": 9, "io": "buffered"},
     {"slots": 4, "overlap": False},
+    {"slots": 8, "speculation": "on", "predictor": "router"},
+    {"slots": 5, "speculation": "auto", "threads": 2, "overlap": False},
     {"chunk": 1},
     {"chunk": 64, "threads": 2},
     *[{"isa": name} for name in _native.isa_names()],

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bindings/experts.h"
+#include "bindings/priors.h"
 #include "forward/model.h"
 #include "store/errors.h"
 
@@ -91,6 +92,12 @@ ModelOptions parse_options(const nb::dict& values) {
                                            {{"automatic", InputOutput::automatic},
                                             {"direct", InputOutput::direct},
                                             {"buffered", InputOutput::buffered}});
+    options.store.speculation = choice<Speculation>(values, "speculation",
+                                                    {{"off", Speculation::off},
+                                                     {"auto", Speculation::automatic},
+                                                     {"on", Speculation::on}});
+    options.predictor = field<std::string>(values, "predictor");
+    options.priors = parse_priors(values["priors"]);
     options.store.overlap = field<bool>(values, "overlap");
     return options;
 }

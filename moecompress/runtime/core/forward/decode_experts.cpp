@@ -10,12 +10,14 @@ void SparseBlock::decode(const LayerWeights& weights, int table, const Activatio
     const LayerWork work(store_, table, Phase::decode, wanted_);
     Ranks coming = request_chosen(table);
     std::vector<Place> places = places_of(take_ready(coming, whole_record));
+    if (coming.empty()) disk_idle(table);
     if (weights.shared.present()) places.push_back({weights.shared, config_.top_k});
     widen(places, input);
     narrow(places);
-    decode_arriving(std::move(coming), input);
+    decode_arriving(table, std::move(coming), input);
     sum_experts();
     if (weights.shared.present()) add_shared(weights, input, scratch_.expert_out + config_.top_k * config_.hidden);
+    if (table + 1 == int(store_.layers().size())) store_.token_done();
 }
 
 // Those in memory first, so that none of them has to make room; then reads start by descending weight. Returns every
@@ -47,18 +49,32 @@ SparseBlock::Ranks SparseBlock::take_ready(Ranks& ranks, int matrices) const {
 }
 
 // Gate and up of an expert are multiplied while its down is read.
-void SparseBlock::decode_arriving(Ranks coming, const Activations& input) {
+void SparseBlock::decode_arriving(int table, Ranks coming, const Activations& input) {
     Ranks halfway;
+    bool reading = !coming.empty();
     while (!coming.empty() || !halfway.empty()) {
         if (halfway.empty())
             store_.get(scratch_.chosen[coming.front()], gate_and_up);
         else
             store_.get(scratch_.chosen[halfway.front()], whole_record);
+        if (reading && all_ready(coming) && all_ready(halfway)) {
+            reading = false;
+            disk_idle(table);
+        }
         const Ranks arrived = take_ready(coming, gate_and_up);
         widen(places_of(arrived), input);
         halfway.insert(halfway.end(), arrived.begin(), arrived.end());
         narrow(places_of(take_ready(halfway, whole_record)));
     }
+}
+
+bool SparseBlock::all_ready(const Ranks& ranks) const {
+    return std::all_of(ranks.begin(), ranks.end(),
+                       [&](int64_t rank) { return store_.ready(scratch_.chosen[rank], whole_record); });
+}
+
+void SparseBlock::disk_idle(int table) {
+    if (lookahead_ != nullptr) lookahead_->disk_idle(table);
 }
 
 void SparseBlock::sum_experts() {

@@ -97,6 +97,22 @@ Model::Model(const ModelConfig& config, const ModelFiles& files, const ModelOpti
         if (config_.top_k > trunk_.layers[layer].router.rows)
             throw std::invalid_argument("Layer " + std::to_string(layer) + " has fewer experts than a token needs.");
     }
+    look_ahead(options);
+}
+
+void Model::look_ahead(const ModelOptions& options) {
+    if (options.store.speculation == Speculation::off) return;
+    PredictorSetup setup;
+    std::vector<const LayerWeights*> layers;
+    for (size_t layer = 0; layer < config_.layers.size(); ++layer)
+        if (config_.layers[layer].sparse) layers.push_back(&trunk_.layers[layer]);
+    for (const LayerWeights* layer : layers) setup.experts.push_back(int(layer->router.rows));
+    setup.top_k = int(config_.top_k);
+    setup.priors = options.priors;
+    auto predictor = make_predictor(options.predictor, std::move(setup));
+    if (store_->read_ahead() == nullptr) return;
+    lookahead_.emplace(machine_, config_, scratch_, *store_->read_ahead(), std::move(layers), std::move(predictor));
+    sparse_.look_ahead_with(&*lookahead_);
 }
 
 void Model::reset(int64_t length) {

@@ -12,6 +12,7 @@
 #include "forward/config.h"
 #include "forward/feed_forward.h"
 #include "forward/kv_cache.h"
+#include "forward/lookahead.h"
 #include "forward/products.h"
 #include "forward/routing_record.h"
 #include "forward/sampling.h"
@@ -34,6 +35,8 @@ struct ModelOptions {
     int64_t chunk = 128;  // tokens of a prompt worked on at once
     std::string isa;      // name of a kernel path; empty: the best
     StoreOptions store;
+    std::string predictor = "router";  // of experts to read ahead
+    Priors priors;                     // for predictors that need them
 };
 
 // Bytes each part will take; nothing is allocated.
@@ -81,6 +84,7 @@ private:
     void check_tokens(const int32_t* tokens, int64_t count) const;
     void run_chunk(const int32_t* tokens, int64_t count, bool last, const std::function<bool()>& interrupted);
     void run_layer(size_t layer, int64_t count, bool last);
+    void look_ahead(const ModelOptions& options);
     void record_layer(size_t layer, int table, int64_t count);
     void normalise(const float* weight, int64_t count);
     void add_to_residual(int64_t count);
@@ -98,6 +102,7 @@ private:
     Machine machine_;
     std::unique_ptr<ExpertStore> store_;
     SparseBlock sparse_;
+    std::optional<Lookahead> lookahead_;
     std::optional<RoutingRecord> record_;
     int64_t record_start_ = 0;  // position of the record's first token
     Sampler sampler_;

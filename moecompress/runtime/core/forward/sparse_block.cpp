@@ -34,6 +34,7 @@ SparseBlock::SparseBlock(const Machine& machine, const ModelConfig& config, Expe
 void SparseBlock::run(const LayerWeights& weights, int table, int64_t tokens, bool last) {
     const Activations input = scratch_.normed.activations(tokens, config_.hidden);
     route_tokens(weights, input);
+    if (lookahead_ != nullptr) lookahead_->routed(table, tokens);
     add_experts(weights, table, input, last);
 }
 

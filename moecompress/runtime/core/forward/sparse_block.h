@@ -6,6 +6,7 @@
 
 #include "forward/config.h"
 #include "forward/feed_forward.h"
+#include "forward/lookahead.h"
 #include "forward/products.h"
 #include "forward/scratch.h"
 #include "forward/trunk.h"
@@ -20,6 +21,8 @@ public:
     SparseBlock(const Machine& machine, const ModelConfig& config, ExpertStore& store, Scratch& scratch,
                 const ScratchSizes& sizes);
 
+    // From now on `lookahead`, which outlives this, is told of routings and of times when the disk is idle.
+    void look_ahead_with(Lookahead* lookahead) { lookahead_ = lookahead; }
     // scratch.block_out = experts(scratch.normed), whose vectors are quantised already. `table` counts sparse layers;
     // `last`: no more tokens of this prompt follow.
     void run(const LayerWeights& weights, int table, int64_t tokens, bool last);
@@ -45,7 +48,9 @@ private:
     void decode(const LayerWeights& weights, int table, const Activations& input);
     Ranks request_chosen(int table);
     Ranks take_ready(Ranks& ranks, int matrices) const;
-    void decode_arriving(Ranks coming, const Activations& input);
+    void decode_arriving(int table, Ranks coming, const Activations& input);
+    bool all_ready(const Ranks& ranks) const;
+    void disk_idle(int table);
     void sum_experts();
     std::vector<Place> places_of(const Ranks& ranks);
     Activations middle_of(const Place& place) const;
@@ -61,6 +66,7 @@ private:
     const ModelConfig& config_;
     ExpertStore& store_;
     Scratch& scratch_;
+    Lookahead* lookahead_ = nullptr;
     int64_t width_;                 // floats between rows of the working memory
     int64_t lasting_tokens_;        // at a prompt's end, whose experts are expected back
     std::vector<int> wanted_;       // experts of this chunk, ascending
