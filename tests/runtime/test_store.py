@@ -86,3 +86,17 @@ def test_reading_past_the_page_cache_can_be_insisted_on_or_avoided(artifact):
         except ArtifactError as error:
             assert io == "direct" and "does not support direct reads" in str(error)
     assert len(set(outputs.values())) == 1 and len(outputs) >= 2
+
+
+def test_a_long_prompt_does_not_sweep_the_cache(encoded):
+    """Each chunk wants nearly all 48 experts. A sweep would leave nothing of 24 slots to the next chunk."""
+    artifact, _ = encoded("qwen3_moe", num_hidden_layers=6)
+    ids = np.random.default_rng(2).integers(0, 299, 100).tolist()
+    slots, chunks, window = 24, 5, 9  # the expert computed and eight that are read ahead
+    with Engine.open(artifact, threads=1, slots=slots, chunk=20) as engine:
+        engine.start(ids)
+        stats = engine.store_stats()
+    wanted = stats.prefill_hits + stats.prefill_misses
+    assert wanted > 0.9 * chunks * 48
+    kept = slots - window
+    assert stats.prefill_misses <= wanted - (chunks - 1) * (kept - 2)
