@@ -11,6 +11,7 @@
 
 #include "exact.h"
 #include "faults.h"
+#include "tiles.h"
 
 #undef _mm256_fmadd_ps
 #define _mm256_fmadd_ps(a, b, c) emulated::fused(a, b, c)
@@ -19,13 +20,16 @@
 
 namespace emulated {
 
-// The low byte of each of 16 integers.
-inline simde__m128i low_bytes(simde__m512i integers) {
+// The low part of each of 16 integers.
+template <class Narrow, class Register>
+Register narrowed(simde__m512i integers) {
     int32_t wide[16];
-    int8_t narrow[16];
+    Narrow narrow[16];
     std::memcpy(wide, &integers, sizeof wide);
-    for (int i = 0; i < 16; ++i) narrow[i] = static_cast<int8_t>(wide[i]);
-    return simde_mm_loadu_si128(narrow);
+    for (int i = 0; i < 16; ++i) narrow[i] = static_cast<Narrow>(wide[i]);
+    Register packed;
+    std::memcpy(&packed, narrow, sizeof packed);
+    return packed;
 }
 
 inline int32_t sum_of(simde__m512i integers) {
@@ -63,7 +67,9 @@ inline simde__m512i quad_dots(simde__m512i sums, simde__m512i codes, simde__m512
 #undef _mm512_mask_storeu_ps
 #define _mm512_mask_storeu_ps(to, mask, value) emulated::store_lanes(to, mask, value)
 
-#define _mm512_cvtepi32_epi8(a) emulated::low_bytes(a)
+#define _mm256_dpbusd_avx_epi32(sums, codes, integers) simde_mm256_dpbusd_epi32(sums, codes, integers)
+#define _mm512_cvtepi32_epi8(a) (emulated::narrowed<int8_t, simde__m128i>(a))
+#define _mm512_cvtepi32_epi16(a) (emulated::narrowed<int16_t, simde__m256i>(a))
 #define _mm512_reduce_add_epi32(a) emulated::sum_of(a)
 
 #endif

@@ -14,6 +14,17 @@
 namespace moecompress {
 namespace {
 
+#if MOECOMPRESS_X86
+Kernels with_products(Kernels path, const char* name, decltype(Kernels::multiply) multiply) {
+    path.name = name;
+    path.multiply = multiply;
+    return path;
+}
+
+const Kernels avxvnni_kernels = with_products(avx2_kernels, "avxvnni", multiply_avxvnni);
+const Kernels amx_kernels = with_products(avx512vnni_kernels, "amx", multiply_amx);
+#endif
+
 struct Path {
     const Kernels* kernels;
     const char* (*missing)();  // nullptr: runs everywhere
@@ -23,9 +34,14 @@ struct Path {
 // Slowest first.
 const Path paths[] = {
     {&scalar_kernels, nullptr, nullptr},
+#if MOECOMPRESS_ARM
+    {&neon_kernels, missing_for_neon, nullptr},
+#endif
 #if MOECOMPRESS_X86
     {&avx2_kernels, missing_for_avx2, nullptr},
+    {&avxvnni_kernels, missing_for_avxvnni, nullptr},
     {&avx512vnni_kernels, missing_for_avx512vnni, nullptr},
+    {&amx_kernels, missing_for_amx, obtain_tiles},
 #endif
 };
 constexpr size_t path_count = sizeof paths / sizeof paths[0];

@@ -1,4 +1,4 @@
-// The tables of functions each instruction-set file defines; the ones of other processors are empty files.
+// What each instruction-set file defines; the ones of other processors are empty files.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -22,6 +22,15 @@ extern const Kernels scalar_kernels;
 #if MOECOMPRESS_X86
 extern const Kernels avx2_kernels;
 extern const Kernels avx512vnni_kernels;
+
+// Paths that differ from one of these in their products alone.
+void multiply_avxvnni(const PackedMatrix& w, const Activations& x, int64_t first_tile, int64_t last_tile, float* y,
+                      int64_t y_stride);
+void multiply_amx(const PackedMatrix& w, const Activations& x, int64_t first_tile, int64_t last_tile, float* y,
+                  int64_t y_stride);
+#endif
+#if MOECOMPRESS_ARM
+extern const Kernels neon_kernels;
 #endif
 
 }  // namespace moecompress

@@ -79,26 +79,16 @@ const char* missing_for_amx() {
     return nullptr;
 }
 
-const char* missing_for_neon() { return "the processor is not an ARM one"; }
-
 const char* obtain_tiles() {
     if (syscall(SYS_arch_prctl, request_file, tile_data) == 0) return nullptr;
     return "the operating system refuses the tile registers";
 }
-#else
-const char* missing_for_avx2() { return "the processor is not an x86-64 one"; }
-const char* missing_for_avxvnni() { return missing_for_avx2(); }
-const char* missing_for_avx512vnni() { return missing_for_avx2(); }
-const char* missing_for_amx() { return missing_for_avx2(); }
-const char* obtain_tiles() { return missing_for_avx2(); }
+#endif
 
-const char* missing_for_neon() {
 #if MOECOMPRESS_ARM
+const char* missing_for_neon() {
     constexpr unsigned long dot_product = 1ul << 20;  // HWCAP_ASIMDDP
     return getauxval(AT_HWCAP) & dot_product ? nullptr : "the processor has no dot products of bytes (ASIMDDP)";
-#else
-    return "the processor is not an ARM one";
-#endif
 }
 #endif
 

@@ -146,42 +146,5 @@ struct AffinePath {
     }
 };
 
-// Blocks for processors that multiply quads of bytes in one instruction. Codes<bits> holds V::rows rows of a block as
-// `quad[quads]` registers of unsigned bytes: a constructor from the block, and dot(high, low) -> V. Unpacked codes lie
-// as those of 8 bits do.
-template <class V, template <int> class Codes>
-struct ByteBlocks {
-    static constexpr int parts = static_cast<int>(tile_rows) / V::rows;
-    static constexpr int64_t part_bytes = V::rows * 4;
-    static constexpr int64_t panel_bytes = block_bytes(8);
-    static constexpr int panel_tokens = 4;
-
-    template <int bits>
-    static void dots(const uint8_t* block, const Activations& x, int64_t at, V (&out)[parts]) {
-        const int64_t start = at * block_columns;
-        for (int part = 0; part < parts; ++part)
-            out[part] = Codes<bits>(block + part * part_bytes).dot(x.high + start, x.low + start);
-    }
-
-    template <int bits>
-    static void unpack(const uint8_t* block, uint8_t* panel) {
-        for (int part = 0; part < parts; ++part, panel += part_bytes) {
-            const Codes<bits> codes(block + part * part_bytes);
-            for (int q = 0; q < quads; ++q) std::memcpy(panel + q * vector_bytes, &codes.quad[q], part_bytes);
-        }
-    }
-
-    template <int tokens>
-    static void panel_dots(const uint8_t* panel, const Activations& x, int64_t at, V (&out)[tokens][parts]) {
-        for (int part = 0; part < parts; ++part) {
-            const Codes<8> codes(panel + part * part_bytes);
-            for (int token = 0; token < tokens; ++token) {
-                const int64_t start = (at + token) * block_columns;
-                out[token][part] = codes.dot(x.high + start, x.low + start);
-            }
-        }
-    }
-};
-
 }  // namespace
 }  // namespace moecompress
