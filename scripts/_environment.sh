@@ -20,3 +20,15 @@ ensure_environment() {
     rm -f $venv/.installed-*
     touch "$stamp"
 }
+
+# The slow tests compile for an ARM processor and run the result. Root on Debian gets the packages, others are told.
+ensure_arm_tools() {
+    command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "The slow tests need aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user" >&2
+        exit 2
+    fi
+    echo "Installing g++-aarch64-linux-gnu and qemu-user (once)" >&2
+    apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends g++-aarch64-linux-gnu qemu-user >&2
+}

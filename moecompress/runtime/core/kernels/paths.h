@@ -3,12 +3,15 @@
 
 #include "kernels/kernels.h"
 
+// Tests set both, to build the paths of all processors together.
+#ifndef MOECOMPRESS_X86
 #if defined(__x86_64__)
 #define MOECOMPRESS_X86 1
 #else
 #define MOECOMPRESS_X86 0
 #endif
-#ifndef MOECOMPRESS_ARM  // tests set it, to build this processor's and ARM's paths together
+#endif
+#ifndef MOECOMPRESS_ARM
 #if defined(__aarch64__)
 #define MOECOMPRESS_ARM 1
 #else

@@ -23,22 +23,23 @@ uint32_t next(uint32_t& state) {
     return state >> 8;
 }
 
+// Inputs, and results and workspaces of the scalar path (0) and the tested one (1).
 struct Data {
     alignas(64) uint8_t weight[most_weight_bytes];
     alignas(64) float values[most_tokens * columns];
     float results[2][most_tokens * stride];
-    std::unique_ptr<uint8_t[]> memory[2];
-    Activations x[2];
     size_t workspace_bytes = Activations::workspace_bytes(most_tokens, columns);
+    std::unique_ptr<uint8_t[]> memory[2];
 
     Data() {
         uint32_t state = 1;
         for (float& value : values) value = (static_cast<float>(next(state)) * 0x1p-23f - 1.0f) * 10.0f;
-        for (int i = 0; i < 2; ++i) {
-            memory[i] = std::make_unique<uint8_t[]>(workspace_bytes + 64);
-            const auto at = reinterpret_cast<uintptr_t>(memory[i].get());
-            x[i] = Activations::in(memory[i].get() + (64 - at % 64), most_tokens, columns, values);
-        }
+        for (auto& each : memory) each = std::make_unique<uint8_t[]>(workspace_bytes + 64);
+    }
+
+    Activations activations(int path, int64_t tokens) {
+        const auto at = reinterpret_cast<uintptr_t>(memory[path].get());
+        return Activations::in(memory[path].get() + (64 - at % 64), tokens, columns, values);
     }
 };
 
@@ -81,8 +82,8 @@ PackedMatrix dense_weight(Codec codec, Data& data) {
 bool products_differ(const Kernels& path, const PackedMatrix& w, Data& data) {
     for (const int64_t tokens : {int64_t{1}, most_tokens}) {
         std::memset(data.results, 0xee, sizeof data.results);
-        Activations x = data.x[0];
-        x.tokens = tokens;
+        const Activations x = data.activations(0, tokens);
+        scalar_kernels.quantize(x, 0, tokens);
         scalar_kernels.multiply(w, x, 0, w.tiles(), data.results[0], stride);
         path.multiply(w, x, 0, w.tiles(), data.results[1], stride);
         if (std::memcmp(data.results[0], data.results[1], sizeof data.results[0]) != 0) return true;
@@ -91,9 +92,9 @@ bool products_differ(const Kernels& path, const PackedMatrix& w, Data& data) {
 }
 
 bool quantize_differs(const Kernels& path, Data& data) {
-    scalar_kernels.quantize(data.x[0], 0, most_tokens);
-    path.quantize(data.x[1], 0, most_tokens);
-    return std::memcmp(data.x[0].high, data.x[1].high, data.workspace_bytes) != 0;
+    scalar_kernels.quantize(data.activations(0, most_tokens), 0, most_tokens);
+    path.quantize(data.activations(1, most_tokens), 0, most_tokens);
+    return std::memcmp(data.activations(0, 1).high, data.activations(1, 1).high, data.workspace_bytes) != 0;
 }
 
 // Calls both paths' function on a copy of the values; says whether the results differ.
