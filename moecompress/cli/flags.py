@@ -32,7 +32,7 @@ class EngineFlags:
 
     def given(self) -> dict[str, Any]:
         """The flags that were given, as keywords of `Engine.open`."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return _given(self)
 
     def open(self, artifact: Path) -> Engine:
         """The engine on an artifact."""
@@ -45,7 +45,7 @@ class EngineFlags:
 class SamplingFlags:
     """How a token is chosen, and when a text ends."""
 
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 128
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of a text.")] = None
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus: smallest set with this probability.")] = 1.0
     top_k: Annotated[int, typer.Option(min=0, help="Only the k most likely tokens; 0 is all.")] = 0
@@ -53,8 +53,12 @@ class SamplingFlags:
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the generation; may be repeated.")] = None
 
     def request(self) -> dict[str, Any]:
-        """Keywords of `Engine.generate`."""
-        return {**asdict(self), "stop": self.stop or []}
+        """The flags that were given, as keywords of `Engine.generate`."""
+        return _given(self)
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(flags).items() if value is not None}
 
 
 def with_flags(function: Callable[..., Any]) -> Callable[..., Any]:

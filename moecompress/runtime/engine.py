@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,7 +26,7 @@ from moecompress.runtime import _native
 from moecompress.runtime.generation import Generation, RequestCancelled
 from moecompress.runtime.ledger import MemoryPlan
 from moecompress.runtime.loading import Loaded, LoadOptions, load, logits_bytes
-from moecompress.runtime.prompt import encode_prompt
+from moecompress.runtime.prompt import encode_prompt, too_long
 from moecompress.runtime.results import StoreStats
 from moecompress.runtime.sampling import GREEDY, Choice, SamplingOptions
 from moecompress.runtime.text import TextStream
@@ -112,7 +113,7 @@ class Engine:
     ) -> Generation:
         """A generation to iterate over: pieces of text as they come, then `.result`.
 
-        prompt: text, or token ids (those of a chat come from `tokenizer.chat`). The text ends at an end-of-text token,
+        prompt: text, or token ids; for a conversation see `chat`. The text ends at an end-of-text token,
         before a stop string, after max_tokens, or when the context is full. Raises RequestError at once for a prompt
         that is empty or longer than the context and for options out of range; nothing has run then.
         """
@@ -126,6 +127,15 @@ class Engine:
         self._check(ids)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         return Generation(self, ids, max_tokens, sampling, stops)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generation:
+        """The answer to a conversation through the model's chat template; options are those of `generate`.
+
+        messages: mappings with `role` and `content`. What the conversation shares with the request before is not
+        computed again. Raises RequestError when the model has no template, as `generate` otherwise.
+        """
+        encode = partial(self.tokenizer.encode, special=False)
+        return self.generate(encode_prompt(encode, self.tokenizer.render(messages), self.context), **options)
 
     def logits(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Logits [n, vocabulary] after each of the n tokens of one text. Raises RequestError as `generate` does.
@@ -200,10 +210,7 @@ class Engine:
         if not ids:
             raise RequestError("The prompt is empty; it needs at least one token.")
         if len(ids) > self.context:
-            raise RequestError(
-                f"The prompt has {len(ids)} tokens, but the context is {self.context}. Shorten it, or open the "
-                "artifact with a larger context."
-            )
+            raise too_long(f"{len(ids)} tokens", self.context)
         outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
         if outside is not None:
             raise RequestError(f"Token id {outside} lies outside the vocabulary of {self.vocabulary}.")

@@ -21,6 +21,10 @@ _SPLIT_WORDS = 128  # tokens more that a text may seem to have when it is counte
 Encode = Callable[[str], list[int]]
 
 
+class PromptTooLong(RequestError):
+    """A prompt that does not fit the context."""
+
+
 def longest_text(context: int) -> int:
     """The most bytes of UTF-8 that a prompt for this context may have."""
     return max(_BYTES_PER_TOKEN * context, _SHORT)
@@ -32,17 +36,17 @@ def text_bytes(context: int) -> int:
 
 
 def encode_prompt(encode: Encode, text: str, context: int) -> list[int]:
-    """Token ids of a text. Raises RequestError when it cannot fit the context."""
+    """Token ids of a text. Raises PromptTooLong when it cannot fit the context."""
     size = len(text.encode())
     if size > longest_text(context):
-        raise _too_long(f"{size} bytes of text", context)
+        raise too_long(f"{size} bytes of text", context)
     if size > max(context, _PIECE):
         count = _count(encode, text, context)
         if count > context + _SPLIT_WORDS:
-            raise _too_long(f"about {count} tokens", context)
+            raise too_long(f"about {count} tokens", context)
     ids = encode(text)
     if len(ids) > context:
-        raise _too_long(f"{len(ids)} tokens", context)
+        raise too_long(f"{len(ids)} tokens", context)
     return ids
 
 
@@ -56,7 +60,8 @@ def _count(encode: Encode, text: str, context: int) -> int:
     return count
 
 
-def _too_long(what: str, context: int) -> RequestError:
-    return RequestError(
+def too_long(what: str, context: int) -> PromptTooLong:
+    """The error for a prompt that has `what`."""
+    return PromptTooLong(
         f"The prompt has {what}, but the context is {context}. Shorten it, or open the artifact with a larger context."
     )

@@ -76,16 +76,20 @@ class Tokenizer:
         """Token ids of a conversation by the model's chat template; `answer` opens the model's turn."""
         return self.encode(self.render(messages, answer=answer), special=False)
 
+    @property
+    def template(self) -> str | None:
+        """The model's chat template, None when it has none."""
+        return self._files.template or _default_template(self._files.settings)
+
     def render(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> str:
         """The conversation as text. Raises RequestError when the model has no template or the template refuses it."""
         from moecompress.runtime.template import render
 
-        template = self._files.template or _default_template(self._files.settings)
-        if template is None:
+        if self.template is None:
             raise RequestError("This model has no chat template; give a plain prompt instead of messages.")
         names = {name: self._name_of(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
         tokens = {name: text for name, text in names.items() if text is not None}
-        return render(template, {"messages": list(messages), "add_generation_prompt": answer, **tokens})
+        return render(self.template, {"messages": list(messages), "add_generation_prompt": answer, **tokens})
 
     def _ids_named(self, name: str) -> set[int]:
         text = self._name_of(name)
