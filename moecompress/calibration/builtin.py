@@ -61,6 +61,24 @@ def builtin_documents(split: str) -> list[Document]:
     return [document for document in _all_documents() if split_of(document.name) == split]
 
 
+def builtin_passages(split: str, count: int, characters: int) -> list[str]:
+    """The first `characters` of `count` documents of a split, in an order that follows from their names alone.
+
+    Shorter documents are passed over, so a split may give fewer. No file is read that does not come into question.
+    """
+    paths, topics = _module_paths(Path(sysconfig.get_path("stdlib"))), _topics()
+    named = {f"docs/{name}": name for name in topics}
+    names = [name for name in (*paths, *named) if split_of(name) == split]
+    passages: list[str] = []
+    for name in sorted(names, key=lambda name: hashlib.sha256(f"passages\n{name}".encode()).digest()):
+        text = topics[named[name]] if name in named else _read(paths[name])
+        if len(text) >= characters:
+            passages.append(text[:characters])
+        if len(passages) == count:
+            break
+    return passages
+
+
 @lru_cache(maxsize=1)
 def _all_documents() -> tuple[Document, ...]:
     modules = _module_sources(Path(sysconfig.get_path("stdlib")))
@@ -71,13 +89,18 @@ def _all_documents() -> tuple[Document, ...]:
 
 def _module_sources(root: Path) -> list[Document]:
     """Readable modules below `root`, the standard library's folder."""
-    documents = []
-    for path in root.rglob("*.py"):
-        relative = path.relative_to(root)
-        if _is_readable_source(relative):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            documents.append(Document(f"code/{relative.as_posix()}", text))
+    documents = [Document(name, _read(path)) for name, path in _module_paths(root).items()]
     return [document for document in documents if document.text.strip()]
+
+
+def _module_paths(root: Path) -> dict[str, Path]:
+    """Name of the document → file, for every readable module below `root`."""
+    relatives = (path.relative_to(root) for path in root.rglob("*.py"))
+    return {f"code/{relative.as_posix()}": root / relative for relative in relatives if _is_readable_source(relative)}
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _is_readable_source(relative: Path) -> bool:
@@ -90,6 +113,10 @@ def _is_readable_source(relative: Path) -> bool:
 
 
 def _documentation_topics() -> list[Document]:
+    return [Document(f"docs/{name}", text) for name, text in _topics().items() if text.strip()]
+
+
+def _topics() -> dict[str, str]:
     from pydoc_data.topics import topics  # 700 kB: only when asked for
 
-    return [Document(f"docs/{name}", text) for name, text in topics.items() if text.strip()]
+    return topics

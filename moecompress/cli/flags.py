@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from moecompress.runtime.engine import Engine
+    from moecompress.runtime.loading import Prepared
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,23 @@ class EngineFlags:
     context: Annotated[int | None, typer.Option(min=1, help="Tokens of context to reserve memory for.")] = None
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads; default: all cores.")] = None
     lanes: Annotated[int | None, typer.Option(min=1, help="Threads that read experts.")] = None
-    policy: Annotated[str | None, typer.Option(help="Which expert leaves memory: lru, lfu, …")] = None
+    policy: Annotated[str | None, typer.Option(help="Which expert leaves memory: lru, lfu, edgemoe, expected.")] = None
+    speculation: Annotated[str | None, typer.Option(help="Read ahead of what is wanted: off, auto, on.")] = None
+    predictor: Annotated[str | None, typer.Option(help="What is read ahead: router, popularity, edgemoe.")] = None
+    overlap: Annotated[bool | None, typer.Option(help="Compute while experts are read.")] = None
     io: Annotated[str | None, typer.Option(help="Reading: automatic, direct (past the page cache), buffered.")] = None
-
-    def given(self) -> dict[str, Any]:
-        """The flags that were given, as keywords of `Engine.open`."""
-        return _given(self)
 
     def open(self, artifact: Path) -> Engine:
         """The engine on an artifact."""
         from moecompress.runtime.engine import Engine
 
-        return Engine.open(artifact, **self.given())
+        return Engine.open(artifact, **_given(self))
+
+    def prepare(self, artifact: Path) -> Prepared:
+        """What `open` would load, with its memory plan."""
+        from moecompress.runtime.engine import Engine
+
+        return Engine.prepare(artifact, **_given(self))
 
 
 @dataclass(frozen=True)

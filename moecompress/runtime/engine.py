@@ -25,7 +25,7 @@ from moecompress.core.units import format_size, parse_size
 from moecompress.runtime import _native
 from moecompress.runtime.generation import Generation, RequestCancelled
 from moecompress.runtime.ledger import MemoryPlan
-from moecompress.runtime.loading import Loaded, LoadOptions, load, logits_bytes
+from moecompress.runtime.loading import Loaded, LoadOptions, Prepared, load, logits_bytes, prepare
 from moecompress.runtime.prompt import encode_prompt, too_long
 from moecompress.runtime.results import StoreStats
 from moecompress.runtime.sampling import GREEDY, Choice, SamplingOptions
@@ -64,9 +64,20 @@ class Engine:
         prompt and text together; default 4096 or what the model was trained for. Further options: see LoadOptions.
         Raises BudgetError for a budget that is too small, ArtifactError, UnsupportedModelError, UsageError.
         """
+        return cls(load(cls.prepare(artifact, memory, threads, context, **options)))
+
+    @staticmethod
+    def prepare(
+        artifact: str | Path,
+        memory: int | str | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        **options: Any,
+    ) -> Prepared:
+        """What `open` would load, with its memory plan; `Engine(load(prepared))` loads it. Arguments as for `open`."""
         budget = None if memory is None else parse_size(memory)
         workers = len(os.sched_getaffinity(0)) if threads is None else threads
-        return cls(load(Path(artifact), LoadOptions(budget=budget, threads=workers, context=context, **options)))
+        return prepare(Path(artifact), LoadOptions(budget=budget, threads=workers, context=context, **options))
 
     @property
     def manifest(self) -> Manifest:
@@ -156,6 +167,12 @@ class Engine:
         loaded = self._loaded
         if loaded is not None:
             loaded.model.cancel()
+
+    def forget(self) -> None:
+        """Empty the key-value cache, so that the next prompt is computed as a whole. Experts stay in memory."""
+        with self._turn:
+            self._open.model.reset(0)
+            self._ids = []
 
     def close(self) -> None:
         """Give the memory back; the engine cannot be used any more."""

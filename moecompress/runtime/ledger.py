@@ -1,6 +1,6 @@
 """Where every byte of the memory budget goes, before any is taken.
 
-    budget >= interpreter + trunk + key-value cache + scratch + threads + text + logits + reserve + expert slots
+    budget >= interpreter + trunk + key-value cache + scratch + threads + text + logits + predictor + reserve + slots
 
 The interpreter's part is measured when its libraries, the manifest and the tokenizer are loaded. The core counts its
 own parts exactly. `text` is what tokenizing and keeping a full context takes, `reserve` what Python and the C library
@@ -54,6 +54,7 @@ class Demand:
     interpreter: int
     peak: int = 0
     logits: int = 0  # bytes of the largest matrix of logits that will be asked for
+    predictor: int = 0  # bytes of what guesses go by
 
     @property
     def floor(self) -> int:
@@ -84,6 +85,7 @@ class MemoryPlan:
     threads: int
     text: int
     logits: int
+    predictor: int
     reserve: int
     cache: int
     slots: int
@@ -97,8 +99,8 @@ class MemoryPlan:
 
     def parts(self) -> dict[str, int]:
         """Name → bytes of everything that is held; their sum is the most this process will hold."""
-        names = ("interpreter", "trunk", "key_value", "scratch", "threads", "text", "logits", "reserve", "cache")
-        return {name: getattr(self, name) for name in names}
+        counts = ("budget", "slots", "chunk", "context")
+        return {name: value for name, value in asdict(self).items() if name not in counts}
 
     @property
     def planned(self) -> int:
@@ -145,6 +147,7 @@ def _planned(demand: Demand, chunk: int, budget: int) -> MemoryPlan:
         threads=demand.threads * _THREAD_BYTES,
         text=text_bytes(demand.context),
         logits=demand.logits,
+        predictor=demand.predictor,
         reserve=_RESERVE_BYTES + needs.experts * _EXPERT_BYTES,
         cache=0,
         slots=0,
@@ -170,7 +173,7 @@ def _chunk(demand: Demand, budget: int) -> int:
 
 def _too_small(demand: Demand, budget: int) -> BudgetError:
     floor = _planned(demand, CHUNKS[-1], 0)
-    working = floor.scratch + floor.threads + floor.text + floor.logits + floor.reserve
+    working = floor.planned - floor.interpreter - floor.trunk - floor.key_value
     return BudgetError(
         f"A memory budget of {format_size(budget)} is too small for this model with a context of {demand.context} "
         f"tokens; the smallest that works is {_round_up(demand.floor)} MiB "

@@ -33,6 +33,7 @@ DEFAULT_CONTEXT = 4096
 _NUMPY_BYTES = 16 << 20
 _SPECULATION = ("off", "auto", "on")
 _Priors = tuple[int, int, bytes, bytes, bytes]
+_PRIORS_COPIES = 2  # the predictor's, and the one that is handed to it
 _WAYS = ("automatic", "direct", "buffered")
 
 
@@ -91,6 +92,16 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """An artifact that is planned for and not loaded: the memory it will take can be shown first."""
+
+    described: Described
+    options: LoadOptions
+    priors: _Priors | None
+    plan: MemoryPlan
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A model in memory and what describes it."""
 
@@ -101,13 +112,22 @@ class Loaded:
     model: Any
 
 
-def load(folder: Path, options: LoadOptions) -> Loaded:
-    """Read an artifact into a model. Raises BudgetError, ArtifactError, UnsupportedModelError or UsageError."""
+def prepare(folder: Path, options: LoadOptions) -> Prepared:
+    """Describe an artifact and plan its memory. Raises BudgetError, ArtifactError, UnsupportedModelError or UsageError.
+
+    Nothing is loaded but what the plan counts as the interpreter's.
+    """
     described = describe(folder)
-    tables = described.tables
-    plan = _plan(demand(tables, options), options)
-    model = _model(folder, tables, plan, options, _priors(folder, tables, options))
-    return Loaded(described.manifest, tables.architecture, described.tokenizer, plan, model)
+    priors = _priors(folder, described.tables, options)
+    asked = demand(described.tables, options, sum(len(table) for table in priors[2:]) if priors else 0)
+    return Prepared(described, options, priors, _plan(asked, options))
+
+
+def load(prepared: Prepared) -> Loaded:
+    """Read an artifact into a model. Raises ArtifactError or RequestError."""
+    described = prepared.described
+    architecture = described.tables.architecture
+    return Loaded(described.manifest, architecture, described.tokenizer, prepared.plan, _model(prepared))
 
 
 def describe(folder: Path) -> Described:
@@ -118,7 +138,7 @@ def describe(folder: Path) -> Described:
     return described
 
 
-def demand(tables: Tables, options: LoadOptions) -> Demand:
+def demand(tables: Tables, options: LoadOptions, priors_bytes: int = 0) -> Demand:
     """What a model asks of the ledger in this process. Raises UsageError for a context it was not trained for."""
     architecture = tables.architecture
     most = architecture.sizes.max_positions
@@ -139,6 +159,7 @@ def demand(tables: Tables, options: LoadOptions) -> Demand:
         interpreter=memory.rss_bytes(),
         peak=memory.peak_rss_bytes(),
         logits=logits_bytes(architecture.sizes.vocabulary, options.logits),
+        predictor=_PRIORS_COPIES * priors_bytes,
     )
 
 
@@ -194,7 +215,9 @@ def _priors(folder: Path, tables: Tables, options: LoadOptions) -> _Priors | Non
     return len(experts), max(experts), bytes(priors.popularity), bytes(priors.one_layer), bytes(priors.two_layer)
 
 
-def _model(folder: Path, tables: Tables, plan: MemoryPlan, options: LoadOptions, priors: _Priors | None) -> Any:
+def _model(prepared: Prepared) -> Any:
+    described, options, plan = prepared.described, prepared.options, prepared.plan
+    tables = described.tables
     values = {
         "threads": options.threads,
         "context": plan.context,
@@ -206,11 +229,12 @@ def _model(folder: Path, tables: Tables, plan: MemoryPlan, options: LoadOptions,
         "io": options.io,
         "speculation": options.speculation,
         "predictor": options.predictor,
-        "priors": priors,
+        "priors": prepared.priors,
         "overlap": options.overlap,
     }
+    folder = str(described.folder)
     with _artifact_errors():
-        return _native.Model(str(folder), tables.architecture.flags(), tables.trunk, tables.experts, values)
+        return _native.Model(folder, tables.architecture.flags(), tables.trunk, tables.experts, values)
 
 
 @contextmanager

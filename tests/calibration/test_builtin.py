@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from moecompress.calibration import builtin
-from moecompress.calibration.builtin import SPLITS, Document, builtin_documents, split_of
+from moecompress.calibration.builtin import SPLITS, Document, builtin_documents, builtin_passages, split_of
 from moecompress.core.errors import MoecompressError
 
 
@@ -87,3 +87,11 @@ def test_python_without_sources_is_an_error(monkeypatch, tmp_path):
 def test_import_needs_no_torch():
     code = "import sys, moecompress.calibration.builtin; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_passages_are_beginnings_of_heldout_documents_of_both_kinds():
+    texts = {document.text for document in builtin_documents("heldout")}
+    passages = builtin_passages("heldout", 12, 3000)
+    assert len(passages) == len(set(passages)) == 12 and {len(passage) for passage in passages} == {3000}
+    assert all(any(text.startswith(passage) for text in texts) for passage in passages)
+    assert builtin_passages("heldout", 3, 3000) == passages[:3]
