@@ -26,6 +26,8 @@ SUBJECTS = (
     "exp_shifted",
     "dot",
     "add_scaled",
+    "row_dots",
+    "add_rows",
 )
 
 
@@ -140,6 +142,8 @@ def test_the_self_test_sees_one_wrong_bit_in_any_function(program: Path) -> None
         "exp_shifted": "exponentials",
         "dot": "inner products",
         "add_scaled": "scaled sums",
+        "row_dots": "products with rows",
+        "add_rows": "sums of rows",
     }
     expected = {name: f"its {subject} differ from the scalar path's" for name, subject in subjects.items()}
     assert seen == {"none": "", **expected}

@@ -151,6 +151,48 @@ void compare_add_scaled(const Kernels& path) {
     });
 }
 
+// Calls compare(rows, length, vectors) for rows of every short size and some long ones.
+template <class Compare>
+void for_rows(Compare compare) {
+    Numbers numbers(12);
+    std::vector<int64_t> sizes = {100, 128, 192, 256};
+    for (int64_t size = 1; size <= 50; ++size) sizes.push_back(size);
+    for (const int64_t size : sizes)
+        for (const int64_t length : {1, 2, 3, 7, 32}) {
+            std::vector<uint8_t> bytes(static_cast<size_t>(2 * size * length));
+            for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(numbers.bits());
+            for (const bool narrow : {false, true})
+                for (const int64_t count : {1, 2, 4, 5, 9})
+                    compare(IntegerRows{bytes.data(), narrow, size}, length, count);
+        }
+}
+
+void compare_row_dots(const Kernels& path) {
+    Numbers numbers(13);
+    for_rows([&](const IntegerRows& rows, int64_t length, int64_t count) {
+        const int64_t stride = rows.size + 3;
+        const std::vector<float> x = numbers.vector(stride * count);
+        std::vector<float> actual(static_cast<size_t>(count * (length + 1)), -7.0f), expected = actual;
+        path.row_dots(rows, length, {x.data(), stride, count}, {actual.data(), length + 1, count});
+        scalar_kernels.row_dots(rows, length, {x.data(), stride, count}, {expected.data(), length + 1, count});
+        require_equal(actual.data(), expected.data(), actual.size() * sizeof(float), "row_dots", rows.size, length,
+                      count, rows.narrow);
+    });
+}
+
+void compare_add_rows(const Kernels& path) {
+    Numbers numbers(14);
+    for_rows([&](const IntegerRows& rows, int64_t length, int64_t count) {
+        const std::vector<float> factors = numbers.vector((length + 1) * count);
+        std::vector<float> actual = numbers.vector((rows.size + 3) * count), expected = actual;
+        const Lines<const float> lines{factors.data(), length + 1, count};
+        path.add_rows(rows, length, lines, {actual.data(), rows.size + 3, count});
+        scalar_kernels.add_rows(rows, length, lines, {expected.data(), rows.size + 3, count});
+        require_equal(actual.data(), expected.data(), actual.size() * sizeof(float), "add_rows", rows.size, length,
+                      count, rows.narrow);
+    });
+}
+
 bool compare(const Kernels& path, const std::string& subject) {
     if (subject.rfind("affine", 0) == 0)
         compare_affine(path, subject.back() - '0');
@@ -166,6 +208,10 @@ bool compare(const Kernels& path, const std::string& subject) {
         compare_dot(path);
     else if (subject == "add_scaled")
         compare_add_scaled(path);
+    else if (subject == "row_dots")
+        compare_row_dots(path);
+    else if (subject == "add_rows")
+        compare_add_rows(path);
     else
         return false;
     return true;

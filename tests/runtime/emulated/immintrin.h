@@ -32,6 +32,14 @@ Register narrowed(simde__m512i integers) {
     return packed;
 }
 
+inline simde__m512i wide(simde__m128i bytes) {
+    int8_t narrow[16];
+    int32_t integers[16];
+    std::memcpy(narrow, &bytes, sizeof narrow);
+    for (int i = 0; i < 16; ++i) integers[i] = narrow[i];
+    return simde_mm512_loadu_epi32(integers);
+}
+
 inline int32_t sum_of(simde__m512i integers) {
     int32_t wide[16], sum = 0;
     std::memcpy(wide, &integers, sizeof wide);
@@ -70,6 +78,7 @@ inline simde__m512i quad_dots(simde__m512i sums, simde__m512i codes, simde__m512
 #define _mm256_dpbusd_avx_epi32(sums, codes, integers) simde_mm256_dpbusd_epi32(sums, codes, integers)
 #define _mm512_cvtepi32_epi8(a) (emulated::narrowed<int8_t, simde__m128i>(a))
 #define _mm512_cvtepi32_epi16(a) (emulated::narrowed<int16_t, simde__m256i>(a))
+#define _mm512_cvtepi8_epi32(a) emulated::wide(a)
 #define _mm512_reduce_add_epi32(a) emulated::sum_of(a)
 
 #endif

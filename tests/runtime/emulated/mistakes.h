@@ -51,6 +51,18 @@ inline void wrong_add_scaled(float* y, const float* x, float factor, int64_t cou
     spoil(y + count - 1);
 }
 
+inline void wrong_row_dots(const IntegerRows& rows, int64_t length, const Lines<const float>& x,
+                           const Lines<float>& out) {
+    scalar_kernels.row_dots(rows, length, x, out);
+    spoil(out.data + (out.count - 1) * out.stride + length - 1);
+}
+
+inline void wrong_add_rows(const IntegerRows& rows, int64_t length, const Lines<const float>& factors,
+                           const Lines<float>& y) {
+    scalar_kernels.add_rows(rows, length, factors, y);
+    spoil(y.data + (y.count - 1) * y.stride + rows.size - 1);
+}
+
 inline void say(const char* mistake, const Kernels& path) { std::printf("%s: %s\n", mistake, self_test(path).c_str()); }
 
 template <int bits>
@@ -79,6 +91,12 @@ inline void print_mistakes() {
     path = scalar_kernels;
     path.add_scaled = wrong_add_scaled;
     say("add_scaled", path);
+    path = scalar_kernels;
+    path.row_dots = wrong_row_dots;
+    say("row_dots", path);
+    path = scalar_kernels;
+    path.add_rows = wrong_add_rows;
+    say("add_rows", path);
 }
 
 }  // namespace moecompress

@@ -251,8 +251,10 @@ using Path = SimdPath<Floats8, Blocks8>;
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2",    quantize,        Path::multiply, Path::silu_multiply, Path::exp_shifted,
-                              Path::dot, Path::add_scaled};
+const Kernels avx2_kernels = {
+    "avx2",    quantize,         Path::multiply, Path::silu_multiply, Path::exp_shifted,
+    Path::dot, Path::add_scaled, Path::row_dots, Path::add_rows,
+};
 
 }  // namespace moecompress
 #endif

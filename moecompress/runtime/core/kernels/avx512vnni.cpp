@@ -55,8 +55,10 @@ using Path = SimdPath<Floats16, ByteBlocks<Floats16, Bytes16>>;
 
 }  // namespace
 
-const Kernels avx512vnni_kernels = {"avx512vnni",      quantize,  Path::multiply,  Path::silu_multiply,
-                                    Path::exp_shifted, Path::dot, Path::add_scaled};
+const Kernels avx512vnni_kernels = {
+    "avx512vnni", quantize,         Path::multiply, Path::silu_multiply, Path::exp_shifted,
+    Path::dot,    Path::add_scaled, Path::row_dots, Path::add_rows,
+};
 
 }  // namespace moecompress
 #endif

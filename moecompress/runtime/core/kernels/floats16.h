@@ -27,6 +27,14 @@ struct Floats16 {
         const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
     }
+    static Floats16 from_int16(const int16_t* from) {
+        const __m256i integers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        return {_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(integers))};
+    }
+    static Floats16 from_int8(const int8_t* from) {
+        const __m128i integers = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(integers))};
+    }
     static Floats16 from_integer(int32_t n) { return {_mm512_cvtepi32_ps(_mm512_set1_epi32(n))}; }
     void store(float* to) const { _mm512_storeu_ps(to, value); }
     void store_part(float* to, int64_t count) const { _mm512_mask_storeu_ps(to, first_lanes(count), value); }

@@ -29,6 +29,14 @@ struct Floats8 {
         const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
         return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16))};
     }
+    static Floats8 from_int16(const int16_t* from) {
+        const __m128i integers = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(integers))};
+    }
+    static Floats8 from_int8(const int8_t* from) {
+        const __m128i integers = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(integers))};
+    }
     static Floats8 from_integer(int32_t n) { return {_mm256_cvtepi32_ps(_mm256_set1_epi32(n))}; }
     void store(float* to) const { _mm256_storeu_ps(to, value); }
     void store_part(float* to, int64_t count) const { _mm256_maskstore_ps(to, first_lanes(count), value); }

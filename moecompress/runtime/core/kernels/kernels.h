@@ -55,6 +55,27 @@ struct Activations {
     static Activations in(uint8_t* workspace, int64_t tokens, int64_t columns, const float* values);
 };
 
+// Rows of `size` integers one after the other, of 16 bits or, when `narrow`, of 8.
+struct IntegerRows {
+    const void* data = nullptr;
+    bool narrow = false;
+    int64_t size = 0;
+
+    // The same rows without the first `count`.
+    IntegerRows after(int64_t count) const {
+        const int64_t bytes = count * size * (narrow ? 1 : 2);
+        return {static_cast<const uint8_t*>(data) + bytes, narrow, size};
+    }
+};
+
+// `count` vectors of floats, `stride` apart.
+template <class Float>
+struct Lines {
+    Float* data = nullptr;
+    int64_t stride = 0;
+    int64_t count = 0;
+};
+
 // One instruction-set path. `name`: scalar, avx2, avx512vnni. All functions give the same bits on every path.
 struct Kernels {
     const char* name;
@@ -72,6 +93,10 @@ struct Kernels {
     float (*dot)(const float* a, const float* b, int64_t count);
     // y[i] = fma(factor, x[i], y[i]).
     void (*add_scaled)(float* y, const float* x, float factor, int64_t count);
+    // out[v][r] = dot(line v of x, row r), for rows [0, length).
+    void (*row_dots)(const IntegerRows& rows, int64_t length, const Lines<const float>& x, const Lines<float>& out);
+    // Line v of y: y[i] = fma(factors[v][r], row r[i], y[i]) for each row of [0, length) in order.
+    void (*add_rows)(const IntegerRows& rows, int64_t length, const Lines<const float>& factors, const Lines<float>& y);
 };
 
 // The best path that this processor runs and that passes its self-test, or the one named by MOECOMPRESS_ISA; throws

@@ -37,6 +37,11 @@ struct Floats4 {
     static Floats4 from_bf16(const uint8_t* from) {
         return {vreinterpretq_f32_u32(vshll_n_u16(loaded<uint16x4_t>(from), 16))};
     }
+    static Floats4 from_int16(const int16_t* from) { return {vcvtq_f32_s32(vmovl_s16(vld1_s16(from)))}; }
+    static Floats4 from_int8(const int8_t* from) {
+        const int16x8_t integers = vmovl_s8(vcreate_s8(loaded<uint32_t>(from)));
+        return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(integers)))};
+    }
     static Floats4 from_integer(int32_t n) { return {vcvtq_f32_s32(vdupq_n_s32(n))}; }
     void store(float* to) const { vst1q_f32(to, value); }
     void store_part(float* to, int64_t count) const {
@@ -158,8 +163,10 @@ using Path = SimdPath<Floats4, ByteBlocks<Floats4, Bytes4>>;
 
 }  // namespace
 
-const Kernels neon_kernels = {"neon",    quantize,        Path::multiply, Path::silu_multiply, Path::exp_shifted,
-                              Path::dot, Path::add_scaled};
+const Kernels neon_kernels = {
+    "neon",    quantize,         Path::multiply, Path::silu_multiply, Path::exp_shifted,
+    Path::dot, Path::add_scaled, Path::row_dots, Path::add_rows,
+};
 
 }  // namespace moecompress
 #endif

@@ -1,5 +1,6 @@
 // The reference path: plain C++ that says what every other path must compute, bit for bit.
 #include <cmath>
+#include <vector>
 
 #include "kernels/paths.h"
 #include "kernels/unpack.h"
@@ -141,8 +142,32 @@ void add_scaled(float* y, const float* x, float factor, int64_t count) {
     for (int64_t i = 0; i < count; ++i) y[i] = std::fma(factor, x[i], y[i]);
 }
 
+float element(const IntegerRows& rows, int64_t at) {
+    if (rows.narrow) return static_cast<float>(static_cast<const int8_t*>(rows.data)[at]);
+    return static_cast<float>(static_cast<const int16_t*>(rows.data)[at]);
+}
+
+void row_dots(const IntegerRows& rows, int64_t length, const Lines<const float>& x, const Lines<float>& out) {
+    std::vector<float> row(static_cast<size_t>(rows.size));
+    for (int64_t r = 0; r < length; ++r) {
+        for (int64_t i = 0; i < rows.size; ++i) row[i] = element(rows, r * rows.size + i);
+        for (int64_t v = 0; v < x.count; ++v)
+            out.data[v * out.stride + r] = dot(x.data + v * x.stride, row.data(), rows.size);
+    }
+}
+
+void add_rows(const IntegerRows& rows, int64_t length, const Lines<const float>& factors, const Lines<float>& y) {
+    for (int64_t v = 0; v < y.count; ++v)
+        for (int64_t r = 0; r < length; ++r)
+            for (int64_t i = 0; i < rows.size; ++i) {
+                float& sum = y.data[v * y.stride + i];
+                sum = std::fma(factors.data[v * factors.stride + r], element(rows, r * rows.size + i), sum);
+            }
+}
+
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", quantize, multiply, silu_multiply, exp_shifted, dot, add_scaled};
+const Kernels scalar_kernels = {"scalar", quantize,   multiply, silu_multiply, exp_shifted,
+                                dot,      add_scaled, row_dots, add_rows};
 
 }  // namespace moecompress

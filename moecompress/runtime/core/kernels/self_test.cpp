@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t rows = 19, columns = 80, group_size = 64, stride = 24;  // 2 tiles, 3 blocks, 2 groups: all ragged
 constexpr int64_t most_tokens = 27;                                       // every width of a shared panel, 16 to 1
 constexpr int64_t count = 37;                                             // of the vectors
+constexpr int64_t row_size = 101, row_count = 9, lines = 5;               // of integers, and vectors with them
 constexpr int64_t most_weight_bytes = 2 * columns * tile_rows * 4;
 
 uint32_t next(uint32_t& state) {
@@ -107,6 +108,20 @@ bool vectors_differ(const Kernels& path, Data& data, const Function& function) {
     return std::memcmp(data.results[0], data.results[1], count * sizeof(float)) != 0;
 }
 
+// Calls both paths' function on rows of the same integers, vectors, and results that hold something already.
+template <class Function>
+bool rows_differ(const Kernels& path, Data& data, const Function& function) {
+    for (const bool narrow : {false, true}) {
+        const IntegerRows rows{data.weight, narrow, row_size};
+        for (int i = 0; i < 2; ++i) {
+            std::memcpy(data.results[i], data.values, sizeof data.results[i]);
+            function(i == 0 ? scalar_kernels : path, rows, data.values, data.results[i]);
+        }
+        if (std::memcmp(data.results[0], data.results[1], sizeof data.results[0]) != 0) return true;
+    }
+    return false;
+}
+
 Difference compared(const Kernels& path, Data& data) {
     if (quantize_differs(path, data)) return {"quantized activations"};
     for (int bits = 1; bits <= 8; ++bits)
@@ -117,10 +132,18 @@ Difference compared(const Kernels& path, Data& data) {
     const auto exponential = [](const Kernels& k, float* x, const float*) { k.exp_shifted(x, 0.25f, count); };
     const auto dot = [](const Kernels& k, float* x, const float* y) { x[0] = k.dot(x, y, count); };
     const auto add = [](const Kernels& k, float* x, const float* y) { k.add_scaled(x, y, -0.37f, count); };
+    const auto row_dots = [](const Kernels& k, const IntegerRows& rows, const float* x, float* out) {
+        k.row_dots(rows, row_count, {x, row_size, lines}, {out, row_count, lines});
+    };
+    const auto add_rows = [](const Kernels& k, const IntegerRows& rows, const float* x, float* y) {
+        k.add_rows(rows, row_count, {x, row_count, lines}, {y, row_size, lines});
+    };
     if (vectors_differ(path, data, silu)) return {"gated activations"};
     if (vectors_differ(path, data, exponential)) return {"exponentials"};
     if (vectors_differ(path, data, dot)) return {"inner products"};
     if (vectors_differ(path, data, add)) return {"scaled sums"};
+    if (rows_differ(path, data, row_dots)) return {"products with rows"};
+    if (rows_differ(path, data, add_rows)) return {"sums of rows"};
     return {};
 }
 

@@ -7,12 +7,13 @@
 
 #include "kernels/exponential.h"
 #include "kernels/simd_affine.h"
+#include "kernels/simd_rows.h"
 
 namespace moecompress {
 namespace {
 
 template <class V, class Blocks>
-struct SimdPath {
+struct SimdPath : RowPath<V> {
     static constexpr int parts = static_cast<int>(tile_rows) / V::rows;
 
     // Dense: columns k + 0 .. k + 3 go to partial sums 0 .. 3.
