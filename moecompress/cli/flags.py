@@ -32,6 +32,7 @@ class EngineFlags:
     speculation: Annotated[str | None, typer.Option(help="Read ahead of what is wanted: off, auto, on.")] = None
     predictor: Annotated[str | None, typer.Option(help="What is read ahead: router, popularity, edgemoe.")] = None
     overlap: Annotated[bool | None, typer.Option(help="Compute while experts are read.")] = None
+    kv: Annotated[str | None, typer.Option(help="Key-value cache: int16, or int8 (smaller, changes the text).")] = None
     io: Annotated[str | None, typer.Option(help="Reading: automatic, direct (past the page cache), buffered.")] = None
 
     def open(self, artifact: Path) -> Engine:

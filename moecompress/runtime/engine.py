@@ -90,6 +90,11 @@ class Engine:
         return self._open.plan
 
     @property
+    def lossy(self) -> tuple[str, ...]:
+        """The options that change the output, such as `kv=int8`; empty by default."""
+        return self._open.lossy
+
+    @property
     def vocabulary(self) -> int:
         """Number of logits per token."""
         return self._open.architecture.sizes.vocabulary

@@ -122,5 +122,6 @@ class Generation:
             seconds=seconds,
             peak_rss_bytes=memory.peak_rss_bytes(),
             budget_bytes=self._engine.plan.budget,
+            lossy=self._engine.lossy,
             store=self._engine.store_stats(),
         )

@@ -35,6 +35,7 @@ _SPECULATION = ("off", "auto", "on")
 _Priors = tuple[int, int, bytes, bytes, bytes]
 _PRIORS_COPIES = 2  # the predictor's, and the one that is handed to it
 _WAYS = ("automatic", "direct", "buffered")
+_KEY_VALUES = ("int16", "int8")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class LoadOptions:
     speculation: read experts that a coming layer is likely to want while the disk is idle, `off`, `on`, or `auto`:
     while it pays. predictor: how they are told. overlap: compute while experts are read. isa: a kernel path, empty for
     the best. chunk: tokens of a prompt worked on at once, None for what the budget suggests. logits: tokens for which
-    `Engine.logits` will be asked at once; text is generated without. None of them changes a bit of the output.
+    `Engine.logits` will be asked at once; text is generated without. None of these changes a bit of the
+    output. kv: `int8` halves the key-value cache and changes the output; see `lossy`.
     """
 
     budget: int | None = None
@@ -62,6 +64,7 @@ class LoadOptions:
     isa: str = ""
     chunk: int | None = None
     logits: int = 0
+    kv: str = "int16"
 
     def __post_init__(self) -> None:
         for name, most in (("threads", 1024), ("lanes", 64), ("context", 1 << 24), ("slots", 1 << 31), ("chunk", 4096)):
@@ -74,11 +77,17 @@ class LoadOptions:
             "predictor": _native.predictor_names(),
             "io": _WAYS,
             "isa": _native.isa_names(),
+            "kv": _KEY_VALUES,
         }
         for name, allowed in names.items():
             value = getattr(self, name)
             if value not in allowed and not (name == "isa" and value == ""):
                 raise UsageError(f"{name} = {value!r} is not possible.{nearest(str(value), list(allowed))}")
+
+    @property
+    def lossy(self) -> tuple[str, ...]:
+        """The options that are set and change the output, such as `kv=int8`."""
+        return () if self.kv == "int16" else (f"kv={self.kv}",)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ class Loaded:
     architecture: Architecture
     tokenizer: Tokenizer | None
     plan: MemoryPlan
+    lossy: tuple[str, ...]
     model: Any
 
 
@@ -127,7 +137,8 @@ def load(prepared: Prepared) -> Loaded:
     """Read an artifact into a model. Raises ArtifactError or RequestError."""
     described = prepared.described
     architecture = described.tables.architecture
-    return Loaded(described.manifest, architecture, described.tokenizer, prepared.plan, _model(prepared))
+    lossy = prepared.options.lossy
+    return Loaded(described.manifest, architecture, described.tokenizer, prepared.plan, lossy, _model(prepared))
 
 
 def describe(folder: Path) -> Described:
@@ -149,7 +160,8 @@ def demand(tables: Tables, options: LoadOptions, priors_bytes: int = 0) -> Deman
     @cache
     def needs(chunk: int) -> Needs:
         with _artifact_errors():
-            return Needs(**_native.memory_needs(architecture.flags(), tables.trunk, tables.experts, context, chunk))
+            flags = architecture.flags()
+            return Needs(**_native.memory_needs(flags, tables.trunk, tables.experts, context, chunk, options.kv))
 
     return Demand(
         needs,
@@ -231,6 +243,7 @@ def _model(prepared: Prepared) -> Any:
         "predictor": options.predictor,
         "priors": prepared.priors,
         "overlap": options.overlap,
+        "kv": options.kv,
     }
     folder = str(described.folder)
     with _artifact_errors():

@@ -58,7 +58,8 @@ class StoreStats:
 class GenerationResult:
     """A finished text. `reused_tokens` of the prompt were in the key-value cache already.
 
-    `tokens_per_s` is of decoding, `prefill_tokens_per_s` of the prompt's part that was computed.
+    `tokens_per_s` is of decoding, `prefill_tokens_per_s` of the prompt's part that was computed. `lossy` names the
+    options that changed the output, such as `kv=int8`.
     """
 
     text: str
@@ -70,6 +71,7 @@ class GenerationResult:
     seconds: float
     peak_rss_bytes: int
     budget_bytes: int
+    lossy: tuple[str, ...]
     store: StoreStats
 
     @property
@@ -93,6 +95,7 @@ class GenerationResult:
         return {
             **asdict(self),
             "token_ids": list(self.token_ids),
+            "lossy": list(self.lossy),
             **{name: getattr(self, name) for name in computed},
             "hit_rate": self.store.hit_rate,
             "speculative_hit_rate": self.store.speculative_hit_rate,

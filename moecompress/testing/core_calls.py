@@ -60,7 +60,7 @@ class CoreCalls:
             "experts": _lists(tables.experts),
             "options": {
                 "threads": 1, "context": 64, "chunk": 16, "isa": "", "slots": 4, "lanes": 1, "policy": "lru",
-                "io": "automatic",
+                "io": "automatic", "kv": "int16",
             },
         }  # fmt: skip
 

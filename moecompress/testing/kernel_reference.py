@@ -110,3 +110,15 @@ def dot(a: Floats, b: Floats) -> np.float32:
     while len(sums) > 1:
         sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
     return np.float32(sums[0])
+
+
+def row_dots(rows: npt.NDArray[Any], x: Floats) -> Floats:
+    """Inner products of each line of `x` `[v, n]` with each of `rows` `[r, n]`: `[v, r]`."""
+    return np.array([[dot(line, row.astype(np.float32)) for row in rows] for line in x], np.float32)
+
+
+def add_rows(rows: npt.NDArray[Any], factors: Floats, y: Floats) -> Floats:
+    """`y` `[v, n]` plus `factors` `[v, r]` times `rows` `[r, n]`, row after row, each element rounded once a row."""
+    for index, row in enumerate(rows):
+        y = fused(factors[:, index, None], row.astype(np.float32), y)
+    return y

@@ -98,6 +98,43 @@ def test_add_scaled_rounds_each_element_once(path):
         same_bits(_native.add_scaled(y, x, factor, isa=path), reference.fused(factor, x, y))
 
 
+def integer_rows(dtype, length, size):
+    limits = np.iinfo(dtype)
+    generator = np.random.default_rng([length, size])
+    return generator.integers(limits.min, limits.max, (length, size), dtype, endpoint=True)
+
+
+ROWS = ((1, 1), (3, 20), (32, 64), (5, 80), (2, 131), (9, 256))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int8])
+@pytest.mark.parametrize("path", PATHS)
+def test_products_with_rows_of_integers_equal_the_reference(path, dtype):
+    for length, size in ROWS:
+        rows = integer_rows(dtype, length, size)
+        for lines in (1, 3, 4, 6):
+            x = vector(lines * size).reshape(lines, size)
+            same_bits(_native.row_dots(rows, x, isa=path), reference.row_dots(rows, x))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int8])
+@pytest.mark.parametrize("path", PATHS)
+def test_sums_of_rows_of_integers_equal_the_reference(path, dtype):
+    for length, size in ROWS:
+        rows = integer_rows(dtype, length, size)
+        for lines in (1, 3, 4, 6):
+            factors, y = vector(lines * length).reshape(lines, length), vector(lines * size).reshape(lines, size)
+            same_bits(_native.add_rows(rows, factors, y, isa=path), reference.add_rows(rows, factors, y))
+
+
+def test_rows_and_vectors_of_different_length_are_refused():
+    rows = integer_rows(np.int8, 2, 3)
+    with pytest.raises(ValueError, match=r"A matrix of shape \[1, 4\] must have the shape \[1, 3\]"):
+        _native.row_dots(rows, np.zeros((1, 4), np.float32))
+    with pytest.raises(ValueError, match=r"A matrix of shape \[1, 3\] must have the shape \[1, 2\]"):
+        _native.add_rows(rows, np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32))
+
+
 def test_vectors_of_different_length_are_refused():
     with pytest.raises(ValueError, match="Vectors of 3 and 4 elements must have the same length"):
         _native.dot(vector(3), vector(4))

@@ -76,7 +76,7 @@ def test_the_router_may_have_either_of_its_names(encoded):
 def _native_model(folder: Path, tables: Tables, **changes: Any) -> Any:
     options = {
         "threads": 1, "context": 64, "chunk": 16, "isa": "", "slots": 4, "lanes": 1, "policy": "lru", "io": "automatic",
-        "overlap": True, "speculation": "off", "predictor": "router", "priors": None,
+        "overlap": True, "speculation": "off", "predictor": "router", "priors": None, "kv": "int16",
     }  # fmt: skip
     values = {"config": tables.architecture.flags(), "trunk": tables.trunk, "experts": tables.experts, **changes}
     return _native.Model(str(folder), values["config"], values["trunk"], values["experts"], options)

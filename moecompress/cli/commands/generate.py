@@ -46,8 +46,9 @@ def COMMAND(
 
 
 def figures(result: GenerationResult) -> str:
-    """One line: how much was generated, how fast, in how much memory."""
+    """One line: how much was generated, how fast, in how much memory, and what changed the text."""
     return (
         f"{result.completion_tokens} tokens, {result.tokens_per_s:.1f} tokens/s, "
         f"peak memory {format_size(result.peak_rss_bytes)}, budget {format_size(result.budget_bytes)}"
+        + "".join(f", {option}" for option in result.lossy)
     )

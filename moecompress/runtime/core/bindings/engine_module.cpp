@@ -40,11 +40,22 @@ T field(const nb::dict& values, const char* key) {
 }
 
 template <typename T>
-T choice(const nb::dict& values, const char* key, std::initializer_list<std::pair<const char*, T>> allowed) {
-    const auto name = field<std::string>(values, key);
+using Names = std::initializer_list<std::pair<const char*, T>>;
+
+template <typename T>
+T named(const std::string& name, const char* key, Names<T> allowed) {
     for (const auto& [known, value] : allowed)
         if (name == known) return value;
     throw std::invalid_argument(std::string("The engine does not know '") + name + "' for '" + key + "'.");
+}
+
+template <typename T>
+T choice(const nb::dict& values, const char* key, Names<T> allowed) {
+    return named<T>(field<std::string>(values, key), key, allowed);
+}
+
+KeyValueType key_value_type(const std::string& name) {
+    return named<KeyValueType>(name, "kv", {{"int16", KeyValueType::int16}, {"int8", KeyValueType::int8}});
 }
 
 ModelConfig parse_config(const nb::dict& values) {
@@ -84,6 +95,7 @@ ModelOptions parse_options(const nb::dict& values) {
     options.threads = field<int>(values, "threads");
     options.context = field<int64_t>(values, "context");
     options.chunk = field<int64_t>(values, "chunk");
+    options.key_values = key_value_type(field<std::string>(values, "kv"));
     options.isa = field<std::string>(values, "isa");
     options.store.slots = field<int>(values, "slots");
     options.store.lanes = field<int>(values, "lanes");
@@ -161,8 +173,9 @@ int32_t sample(const Floats& logits, double temperature, double top_p, int64_t t
 }
 
 nb::dict memory_needs(const nb::dict& config, const std::vector<TrunkTuple>& trunk,
-                      const std::vector<LayerTuple>& experts, int64_t context, int64_t chunk) {
-    const MemoryNeeds needs = Model::needs(parse_config(config), parse_files("", trunk, experts), context, chunk);
+                      const std::vector<LayerTuple>& experts, int64_t context, int64_t chunk, const std::string& kv) {
+    const MemoryNeeds needs =
+        Model::needs(parse_config(config), parse_files("", trunk, experts), context, chunk, key_value_type(kv));
     nb::dict result;
     result["trunk"] = needs.trunk;
     result["key_value"] = needs.key_value;
@@ -227,7 +240,8 @@ void bind_engine(nb::module_& m) {
     nb::exception<Cancelled>(m, "Cancelled", PyExc_RuntimeError);
     bind_model(m);
     m.def("memory_needs", &memory_needs, nb::arg("config"), nb::arg("trunk"), nb::arg("experts"), nb::arg("context"),
-          nb::arg("chunk"), "Bytes each part of a model will take, from its tables alone; nothing is allocated.");
+          nb::arg("chunk"), nb::arg("kv") = "int16",
+          "Bytes each part of a model will take, from its tables alone; nothing is allocated.");
     m.def("sample", &sample, nb::arg("logits").noconvert(), nb::arg("temperature") = 0.0, nb::arg("top_p") = 1.0,
           nb::arg("top_k") = 0, nb::arg("uniform") = 0.0, "The token that `Model.next` chooses from these logits.");
     m.def("tidy_heap", &tidy_heap, "Let the C heap give freed memory back to the system at once.");

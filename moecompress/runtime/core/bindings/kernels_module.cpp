@@ -182,6 +182,51 @@ Result<float> add_scaled(const Vector& y, const Vector& x, float factor, const s
     return out;
 }
 
+using Rows16 = nb::ndarray<const int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Rows8 = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+template <class Rows>
+IntegerRows integer_rows(const Rows& rows) {
+    return {rows.data(), sizeof(typename Rows::Scalar) == 1, static_cast<int64_t>(rows.shape(1))};
+}
+
+void require_shape(const Matrix& x, size_t rows, size_t columns) {
+    if (x.shape(0) != rows || x.shape(1) != columns)
+        throw std::invalid_argument("A matrix of shape [" + std::to_string(x.shape(0)) + ", " +
+                                    std::to_string(x.shape(1)) + "] must have the shape [" + std::to_string(rows) +
+                                    ", " + std::to_string(columns) + "].");
+}
+
+template <class Rows>
+Result<float> row_dots(const Rows& rows, const Matrix& x, const std::string& isa) {
+    require_shape(x, x.shape(0), rows.shape(1));
+    const auto lines = static_cast<int64_t>(x.shape(0)), length = static_cast<int64_t>(rows.shape(0));
+    auto out = new_array<float>({x.shape(0), rows.shape(0)});
+    path_named(isa).row_dots(integer_rows(rows), length, {x.data(), static_cast<int64_t>(x.shape(1)), lines},
+                             {out.data(), length, lines});
+    return out;
+}
+
+template <class Rows>
+Result<float> add_rows(const Rows& rows, const Matrix& factors, const Matrix& y, const std::string& isa) {
+    require_shape(factors, y.shape(0), rows.shape(0));
+    require_shape(y, y.shape(0), rows.shape(1));
+    const auto lines = static_cast<int64_t>(y.shape(0)), length = static_cast<int64_t>(rows.shape(0));
+    auto out = new_array<float>({y.shape(0), y.shape(1)});
+    std::copy_n(y.data(), y.size(), out.data());
+    path_named(isa).add_rows(integer_rows(rows), length, {factors.data(), length, lines},
+                             {out.data(), static_cast<int64_t>(y.shape(1)), lines});
+    return out;
+}
+
+template <class Rows>
+void bind_rows(nb::module_& m) {
+    m.def("row_dots", &row_dots<Rows>, nb::arg("rows").noconvert(), nb::arg("x"), nb::arg("isa") = "",
+          "Inner products of x [v, n] with int16 or int8 rows [r, n] in the order of `dot`: float32 [v, r].");
+    m.def("add_rows", &add_rows<Rows>, nb::arg("rows").noconvert(), nb::arg("factors"), nb::arg("y"),
+          nb::arg("isa") = "", "y [v, n] plus factors [v, r] times int16 or int8 rows [r, n], row after row.");
+}
+
 // Counts how often each of `items` is visited in `rounds` jobs; an item equal to `fail_at` throws.
 Result<int64_t> visits(int threads, int64_t items, int rounds, int64_t fail_at) {
     auto counts = new_array<int64_t>({static_cast<size_t>(items)});
@@ -224,6 +269,8 @@ void bind_kernels(nb::module_& m) {
     m.def("dot", &dot, nb::arg("a"), nb::arg("b"), nb::arg("isa") = "", "Inner product in the fixed order of 16 sums.");
     m.def("add_scaled", &add_scaled, nb::arg("y"), nb::arg("x"), nb::arg("factor"), nb::arg("isa") = "",
           "y + factor * x, each element rounded once.");
+    bind_rows<Rows16>(m);
+    bind_rows<Rows8>(m);
     m.def("read_speeds", &read_speeds, nb::arg("bytes"), nb::arg("threads") = 1, nb::arg("passes") = 5,
           nb::call_guard<nb::gil_scoped_release>(),
           "Bytes per second of each of `passes` readings of `bytes` of memory, split over threads.");

@@ -30,7 +30,7 @@ void rotate_heads(const ModelConfig& config, float* x, int64_t heads, const floa
 
 // Everything between the projections and the scores, for one token of the chunk.
 void prepare_token(const Kernels& kernels, const ModelConfig& config, const LayerWeights& weights,
-                   const KeyValueCache& cache, int64_t layer, int64_t start, int64_t token, Scratch& scratch) {
+                   KeyValueCache& cache, int64_t layer, int64_t start, int64_t token, Scratch& scratch) {
     float* const q = scratch.q + token * config.query_size();
     float* const k = scratch.k + token * config.key_value_size();
     float* const v = scratch.v + token * config.key_value_size();
@@ -43,8 +43,8 @@ void prepare_token(const Kernels& kernels, const ModelConfig& config, const Laye
     rotate_heads(config, q, config.heads, cosine, sine);
     rotate_heads(config, k, config.key_value_heads, cosine, sine);
     for (int64_t head = 0; head < config.key_value_heads; ++head) {
-        store_vector(k + head * config.head_size, config.head_size, start + token, cache.keys(layer, head));
-        store_vector(v + head * config.head_size, config.head_size, start + token, cache.values(layer, head));
+        cache.store_key(layer, head, start + token, k + head * config.head_size);
+        cache.store_value(layer, head, start + token, v + head * config.head_size);
     }
 }
 
@@ -73,7 +73,7 @@ AttentionTask task_of(const ModelConfig& config, const KeyValueCache& cache, int
 }  // namespace
 
 void attention_layer(const Machine& machine, const ModelConfig& config, const LayerWeights& weights,
-                     const KeyValueCache& cache, int64_t layer, int64_t start, int64_t tokens, Scratch& scratch) {
+                     KeyValueCache& cache, int64_t layer, int64_t start, int64_t tokens, Scratch& scratch) {
     const Activations input = scratch.normed.activations(tokens, config.hidden);
     machine.multiply({{weights.q, input, scratch.q, config.query_size()},
                       {weights.k, input, scratch.k, config.key_value_size()},

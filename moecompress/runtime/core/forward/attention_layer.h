@@ -14,6 +14,6 @@ namespace moecompress {
 // scratch.block_out = attention(scratch.normed), whose vectors are quantised already. Writes keys and values of
 // positions [start, start + tokens) of `layer` to the cache.
 void attention_layer(const Machine& machine, const ModelConfig& config, const LayerWeights& weights,
-                     const KeyValueCache& cache, int64_t layer, int64_t start, int64_t tokens, Scratch& scratch);
+                     KeyValueCache& cache, int64_t layer, int64_t start, int64_t tokens, Scratch& scratch);
 
 }  // namespace moecompress

@@ -61,11 +61,12 @@ Region scratch_region(const ModelConfig& config, const ScratchSizes& sizes) {
 
 }  // namespace
 
-MemoryNeeds Model::needs(const ModelConfig& config, const ModelFiles& files, int64_t context, int64_t chunk) {
+MemoryNeeds Model::needs(const ModelConfig& config, const ModelFiles& files, int64_t context, int64_t chunk,
+                         KeyValueType key_values) {
     check_tables(config, files);
     MemoryNeeds needs;
     needs.trunk = Trunk::bytes(files.trunk);
-    needs.key_value = KeyValueCache::bytes(config, context);
+    needs.key_value = KeyValueCache::bytes(config, context, key_values);
     needs.scratch = Scratch().place(nullptr, config, sizes_of(files, chunk));
     needs.sampling = Sampler::bytes(config.vocabulary);
     needs.slot = ExpertSlots::largest_record(files.experts);
@@ -78,7 +79,7 @@ Model::Model(const ModelConfig& config, const ModelFiles& files, const ModelOpti
     : config_(checked(config, files, options)),
       chunk_(options.chunk),
       trunk_(load_trunk(Folder(files.folder), config_, files.trunk)),
-      cache_(config_, options.context),
+      cache_(config_, options.context, options.key_values),
       sizes_(sizes_of(files, options.chunk)),
       scratch_memory_(scratch_region(config_, sizes_)),
       pool_(options.threads),

@@ -33,6 +33,7 @@ struct ModelOptions {
     int threads = 1;
     int64_t context = 0;  // positions the key-value cache has room for
     int64_t chunk = 128;  // tokens of a prompt worked on at once
+    KeyValueType key_values = KeyValueType::int16;
     std::string isa;      // name of a kernel path; empty: the best
     StoreOptions store;
     std::string predictor = "router";  // of experts to read ahead
@@ -55,7 +56,8 @@ public:
     // Reads the trunk and reserves everything. Throws std::invalid_argument, ReadError or std::bad_alloc.
     Model(const ModelConfig& config, const ModelFiles& files, const ModelOptions& options);
 
-    static MemoryNeeds needs(const ModelConfig& config, const ModelFiles& files, int64_t context, int64_t chunk);
+    static MemoryNeeds needs(const ModelConfig& config, const ModelFiles& files, int64_t context, int64_t chunk,
+                             KeyValueType key_values);
 
     // Appends `count` tokens at the current position. Fills logits [count][vocabulary], or [1][vocabulary] of the last
     // token unless `all`. `interrupted` is asked between layers. When it returns true, after cancel(), and on
