@@ -7,7 +7,6 @@ hidden states that enter it, and ends in the same bytes.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ import torch
 from moecompress.calibration.files import ArrayWriter, map_array, take
 from moecompress.calibration.record import LayerRecorder
 from moecompress.calibration.statistics import coverage_summary
-from moecompress.calibration.store import StatisticsEntry, StatisticsStore
+from moecompress.calibration.store import StatisticsEntry, StatisticsStore, told_when_full
 from moecompress.core.errors import CalibrationError
 from moecompress.core.progress import Progress, Silent
 from moecompress.core.types import Projection
@@ -50,7 +49,7 @@ def collect(
     """
     progress = progress or Silent()
     entry = store.entry(source.content_hash(), tokens.hash)
-    with entry.locked(), _told_when_full(entry.folder):
+    with entry.locked(), told_when_full(entry.folder):
         missing = [layer for layer in range(layout.layers) if not entry.has(layer)]
         if missing:
             _refuse_small_disk(entry.folder, layout, int(tokens.ids.size), missing)
@@ -171,16 +170,3 @@ def _refuse_small_disk(folder: Path, layout: ModelLayout, tokens: int, missing: 
             f"Statistics need {format_size(needed)} of disk in {folder}, where {format_size(free)} are free. "
             "Lower calibration.tokens, free some space, or keep the cache elsewhere."
         )
-
-
-@contextmanager
-def _told_when_full(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise CalibrationError(
-            f"The disk is full: statistics could not be written to {folder}. Free some space, or keep the cache "
-            "elsewhere; finished layers are kept and the same command goes on after them."
-        ) from error

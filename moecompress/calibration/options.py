@@ -50,6 +50,9 @@ class CalibrationOptions(BaseModel):
     tokens: int = Field(131072, gt=0, description="tokens in all, rounded down to whole sequences")
     sequence_length: int = Field(1024, gt=1, description="tokens per sequence, at most the model's context")
     seed: int = Field(0, ge=0, description="chooses the pieces of text and their order")
+    gradient_tokens: int = Field(
+        16384, gt=0, description="tokens, of the first sequences, whose output gradients are taken if a pass needs them"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

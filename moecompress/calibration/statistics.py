@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,14 @@ class LayerStatistics:
     top_k_weights: np.memmap[Any, Any]
     trunk_groups: Mapping[str, str]
     folder: Path
+    gradients: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: Path) -> LayerStatistics:
-        """The statistics kept in `folder`. Raises CalibrationError when a file is missing or damaged."""
+    def load(cls, folder: Path, gradients: Mapping[str, Path] | None = None) -> LayerStatistics:
+        """The statistics kept in `folder`; `gradients` maps a kind of labels to the file of output gradients.
+
+        Raises CalibrationError when a file is missing or damaged.
+        """
         try:
             described = json.loads((folder / DESCRIPTION).read_text())
             scalars = load_file(folder / SCALARS)
@@ -87,6 +91,7 @@ class LayerStatistics:
             top_k_weights=map_array(folder / TOP_K_WEIGHTS),
             trunk_groups=described["trunk_groups"],
             folder=folder,
+            gradients=gradients or {},
             **scalars,
         )
 
@@ -104,6 +109,34 @@ class LayerStatistics:
     def inputs(self, rows: slice | npt.NDArray[np.intp]) -> torch.Tensor:
         """Router inputs of some tokens, float32 `[n, H]`."""
         return from_bf16_bits(take(self.router_input, rows))
+
+    def routing_weights(self, expert: int, rows: npt.NDArray[np.intp]) -> torch.Tensor:
+        """The weight g that an expert's output got for each of some tokens, float32 `[n]`; 0 where it was not used."""
+        weights = np.asarray(take(self.top_k_weights, rows), np.float32)
+        return torch.from_numpy((weights * (self._top_k_index[rows] == expert)).sum(1))
+
+    @property
+    def text_gradient(self) -> np.memmap[Any, Any]:
+        """d(cross-entropy of the text)/d(layer output) of the first tokens, `[Tg, H]` as bfloat16 bits."""
+        return self.gradient("text")
+
+    @property
+    def model_gradient(self) -> np.memmap[Any, Any]:
+        """The same for tokens drawn from the model's own prediction: its mean square is the Fisher information."""
+        return self.gradient("model")
+
+    def gradient(self, labels: str) -> np.memmap[Any, Any]:
+        """`text_gradient` or `model_gradient`. Raises CalibrationError when it was not collected."""
+        path = self.gradients.get(labels)
+        if path is None:
+            raise CalibrationError(
+                f"Layer {self.layer} has no output gradient for {labels!r} labels; collect it first."
+            )
+        return map_array(path)
+
+    def gradient_rows(self, labels: str, rows: npt.NDArray[np.intp]) -> torch.Tensor:
+        """The output gradient of some tokens, float32 `[n, H]`."""
+        return from_bf16_bits(take(self.gradient(labels), rows))
 
     def gram_in(self, expert: int) -> torch.Tensor:
         """Mean of x xᵀ over the tokens routed to an expert, `[H, H]`: for gate and up. Zeros when there are none."""
@@ -186,13 +219,18 @@ def expert_hidden(
 
     Raises UnsupportedModelError for an activation with limits, which only a family's own code computes.
     """
+    return gated(None if gate is None else inputs @ gate.float().mT, inputs @ up.float().mT, activation)
+
+
+def gated(gate: torch.Tensor | None, up: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """act(gate) · up, or act(up) without a gate, for what the two projections made of the inputs, `[n, I]` each.
+
+    Raises UnsupportedModelError for an activation with limits, which only a family's own code computes.
+    """
     if activation.limit is not None or activation.alpha is not None or activation.kind not in ACT2FN:
         raise UnsupportedModelError(f"The experts' activation {asdict(activation)} is not computed outside the model.")
     function = ACT2FN[activation.kind]
-    raised = inputs @ up.float().mT
-    if gate is None:
-        return torch.as_tensor(function(raised))
-    return torch.as_tensor(function(inputs @ gate.float().mT) * raised)
+    return torch.as_tensor(function(up) if gate is None else function(gate) * up)
 
 
 def coverage_summary(rows: Sequence[Coverage], width: int) -> str:

@@ -3,6 +3,7 @@
     <root>/<key>/entry.json           what the key was made of
     <root>/<key>/layers/00003/        the files of `LayerStatistics`
     <root>/<key>/hidden-00004.npy     hidden states that enter layer 4, while collection is under way
+    <root>/<key>/gradients/<what>/    00003.npy: output gradients of layer 3 (`moecompress.calibration.gradients`)
 
 The key is a hash of the model's content, the token ids, this format and the libraries that computed, so an entry is
 valid for every recipe and never needs checking. One process writes to an entry at a time.
@@ -10,13 +11,14 @@ valid for every recipe and never needs checking. One process writes to an entry 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,6 +58,7 @@ class StatisticsEntry:
     """The statistics of one model on one token set, complete or still growing."""
 
     folder: Path
+    gradients: tuple[Path, ...] = ()
 
     def has(self, layer: int) -> bool:
         """Whether a layer's statistics are there."""
@@ -65,7 +68,12 @@ class StatisticsEntry:
         """A layer's statistics. Raises CalibrationError when they were not collected or are damaged."""
         if not self.has(layer):
             raise CalibrationError(f"{self.folder} has no statistics of layer {layer} yet; collect them first.")
-        return LayerStatistics.load(self._layer(layer))
+        found = {folder.name.partition("-")[0]: folder / f"{layer:05d}.npy" for folder in self.gradients}
+        return LayerStatistics.load(self._layer(layer), {name: path for name, path in found.items() if path.is_file()})
+
+    def with_gradients(self, folder: Path) -> StatisticsEntry:
+        """This entry with output gradients in `folder`, whose name begins with the kind of labels and a hyphen."""
+        return replace(self, gradients=(*self.gradients, folder))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -134,3 +142,17 @@ def _write_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     partial.write_text(text + "\n")
     partial.replace(path)
+
+
+@contextmanager
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Turns the error of a full disk into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise CalibrationError(
+            f"The disk is full: statistics could not be written to {folder}. Free some space, or keep the cache "
+            "elsewhere; finished layers are kept and the same command goes on after them."
+        ) from error

@@ -24,6 +24,14 @@ class RecipeError(MoecompressError):
     exit_code = 2
 
 
+class OptionError(RecipeError):
+    """An option of a pass that this model cannot meet. `key` is its path below the pass; the pipeline adds the line."""
+
+    def __init__(self, message: str, key: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class SourceError(MoecompressError):
     """A checkpoint that cannot be read: missing or truncated shard, bad index, NaN weights, only pickle files."""
 

@@ -1,4 +1,4 @@
-"""Sizes in bytes: parsed from `600MiB` or `2GB`, printed with binary units."""
+"""Sizes in bytes, parsed from `600MiB` or `2GB` and printed with binary units; shares, parsed from `2%` or `0.02`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _FACTORS = {
     "g": 1024**3, "gib": 1024**3, "gb": 1000**3,
     "t": 1024**4, "tib": 1024**4, "tb": 1000**4,
 }  # fmt: skip
+_SHARE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -27,6 +28,14 @@ def parse_size(text: str | int) -> int:
     if match is None or factor is None:
         raise UsageError(f"{text!r} is not a size. Write a number with B, KiB, MiB, GiB, KB, MB or GB, such as 600MiB.")
     return int(float(match.group(1)) * factor)
+
+
+def parse_share(text: str | float) -> float:
+    """The part of a whole meant by `text`: 0.02, "0.02" or "2%". Raises UsageError for anything else."""
+    match = None if isinstance(text, bool) else _SHARE.fullmatch(str(text))
+    if match is None:
+        raise UsageError(f"{text!r} is not a share. Write a number such as 0.02, or a percentage such as 2%.")
+    return float(match.group(1)) / (100 if match.group(2) else 1)
 
 
 def format_size(count: int | float) -> str:

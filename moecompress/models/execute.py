@@ -128,6 +128,28 @@ class LayerwiseModel:
             self._run_base(inputs_embeds=hidden)
             return _result(slot)
 
+    def layer_gradient(self, hidden: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """d(loss)/d(what enters the resident layer) from d(loss)/d(what leaves it), both `[N, S, H]`.
+
+        `hidden` is what enters; the layer is run again, with gradients, for this batch.
+        """
+        if not isinstance(self._piece, int):
+            raise UsageError(f"layer_gradient needs a resident decoder layer; resident is {self._resident}.")
+        hidden = hidden.to(self._dtype).requires_grad_()
+        with self._slot(self._piece, hidden, active=True) as slot, torch.enable_grad():
+            self._run_base(grad=True, inputs_embeds=hidden)
+            (entering,) = torch.autograd.grad(_result(slot), hidden, gradient.to(self._dtype))
+        return entering
+
+    def head_gradient(self, hidden: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """d(loss(logits))/d(hidden states that left the last layer), `[N, S, H]`; `loss` sums over everything."""
+        self._require("head")
+        hidden = hidden.to(self._dtype).requires_grad_()
+        with self._slot(len(self._slots) - 1, hidden, active=False), torch.enable_grad():
+            logits = self._skeleton.model(inputs_embeds=hidden, use_cache=False).logits
+            (entering,) = torch.autograd.grad(loss(logits), hidden)
+        return entering
+
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states `[N, S, H]` that left the last layer → logits `[N, S, V]`."""
         self._require("head")
@@ -180,13 +202,13 @@ class LayerwiseModel:
             if child is not embedding and child is not layers and any(True for _ in child.parameters())
         }
 
-    def _run_base(self, **inputs: torch.Tensor) -> None:
+    def _run_base(self, grad: bool = False, **inputs: torch.Tensor) -> None:
         """The forward below the head, with everything after the layers passed through."""
         base = self._skeleton.base
         for name in self._after:
             setattr(base, name, _Passthrough())
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(grad):
                 base(**inputs, use_cache=False)
         finally:
             for name, module in self._after.items():

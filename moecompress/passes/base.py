@@ -6,7 +6,7 @@ A pass module defines `PASS`, a `Pass`. Its name in recipes is the module's path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,20 +83,48 @@ class PassContext:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """What `plan` may know beside headers.
+
+    `answers[layer][i]` is what `measure` said of probe i of that layer. `evaluate(change, signature, tokens)` is the
+    mean cross-entropy, in nats, on the first `tokens` calibration tokens of the model whose layers `change` has
+    replaced; `signature[layer]` is a plain value that tells one form of a layer from another, so that layers before the
+    first difference are not run again. It is None where no calibration text is at hand.
+    """
+
+    answers: Mapping[int, Sequence[Any]]
+    evaluate: Callable[[Callable[[LayerWeights], LayerWeights], Mapping[int, Any], int], float] | None = None
+
+
+def _no_answers(layer: LayerWeights, probes: Sequence[Any], context: PassContext) -> list[Any]:
+    """For passes without probes."""
+    return []
+
+
+@dataclass(frozen=True)
 class Pass:
     """A pass: its options, what statistics it needs, its global plan and its change of one layer.
 
     apply(layer, options, plan, context) returns the changed layer with its claims; it never changes what it is given,
     and gives the same bytes for the same arguments. needs(options) names the members of `LayerStatistics` it reads.
-    plan(options, layers) returns a plain JSON-able value from headers alone (`layers` maps index → MoeLayer) and is
-    handed back to apply. planned_spec(options, plan, name, role, shape) is the codec's spec that the parameter will be
-    stored in, None for one left alone; `role` is None for routed experts, whose `name` is `expert_parameter`'s. Every
-    option has a default. `moecompress.testing.pass_checks` checks all of this.
+
+    probes(options, layers) gives, layer by layer, plain values that name what the plan wants measured, and
+    measure(layer, probes, context) one plain answer each. Answers are kept on disk by the probe, the model, the text
+    and the passes before this one, so they depend on nothing else: not on other options, not on the other probes.
+
+    plan(options, layers, survey) returns a plain JSON-able value and is handed back to apply; `layers` maps index →
+    MoeLayer. `survey` is None when only headers are known: then the plan is a forecast, and slack(plan) says by how
+    many bytes the outcome may be larger. planned_spec(options, plan, name, role, shape) is the codec's spec that the
+    parameter will be stored in, None for one left alone; `role` is None for routed experts, whose `name` is
+    `expert_parameter`'s. Every option has a default. `moecompress.testing.pass_checks` checks all of this.
     """
 
     options: type[PassOptions]
     stage: Stage
     apply: Callable[[LayerWeights, Any, Any, PassContext], LayerWeights]
     needs: Callable[[Any], frozenset[str]] = lambda options: frozenset()
-    plan: Callable[[Any, Mapping[int, MoeLayer]], Any] = lambda options, layers: None
+    probes: Callable[[Any, Mapping[int, MoeLayer]], Mapping[int, Sequence[Any]]] = lambda options, layers: {}
+    measure: Callable[[LayerWeights, Sequence[Any], PassContext], list[Any]] = _no_answers
+    plan: Callable[[Any, Mapping[int, MoeLayer], Survey | None], Any] = lambda options, layers, survey: None
+    slack: Callable[[Any], int] = lambda plan: 0
     planned_spec: Callable[[Any, Any, str, Role | None, tuple[int, ...]], Any] = lambda *_: None

@@ -8,13 +8,16 @@ layer in float32 with its statistics, time from the floating-point work and this
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moecompress.artifact.priors import priors_file_bytes
 from moecompress.artifact.sizes import planned_weight_bytes
 from moecompress.calibration.collect import disk_bytes
+from moecompress.calibration.gradients import gradient_disk_bytes
+from moecompress.calibration.texts import calibration_tokens
 from moecompress.codecs.base import CodecSpec
 from moecompress.codecs.dense import DenseSpec
 from moecompress.core.errors import BudgetError
@@ -24,8 +27,9 @@ from moecompress.models.discover import ModelLayout
 from moecompress.models.source import TensorSource
 from moecompress.passes.base import expert_parameter
 from moecompress.pipeline.assets import source_assets
+from moecompress.pipeline.decide import Decisions
 from moecompress.pipeline.encode import dense_dtype
-from moecompress.pipeline.statistics import needed
+from moecompress.pipeline.statistics import gradients, needed
 from moecompress.pipeline.units import expert_dtype
 from moecompress.recipe.load import LoadedRecipe
 
@@ -43,12 +47,14 @@ class PassEffect:
 
 @dataclass(frozen=True)
 class Plan:
-    """The forecast of a run. Bytes of weights and assets are exact; `peak_memory_bytes` and `seconds` are estimates."""
+    """The forecast of a run. Bytes of weights and assets are exact, or an upper bound when `exact` is false: bits that
+    are still to be chosen by measurement. `peak_memory_bytes` and `seconds` are estimates."""
 
     model_type: str
     parameters: int
     source_bytes: int
     weight_bytes: int
+    exact: bool
     asset_bytes: int
     bits_per_weight: float
     effects: tuple[PassEffect, ...]
@@ -76,9 +82,10 @@ class Fate:
     changed_by: str | None
 
 
-def planned_fates(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -> dict[int | None, list[Fate]]:
+def planned_fates(
+    recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, plans: list[Any]
+) -> dict[int | None, list[Fate]]:
     """Unit → final form of each of its parameters, in the order they are written."""
-    plans = [step.definition.plan(step.options, layout.moe) for step in recipe.steps]
     units: dict[int | None, list[Fate]] = {None: [], **{index: [] for index in range(layout.layers)}}
     for tensor in layout.trunk:
         kept = DenseSpec(dtype=dense_dtype(tensor.dtype))
@@ -103,12 +110,18 @@ def _fate(
     return Fate(name, shape, role, spec, changed_by)
 
 
-def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -> Plan:
-    """The forecast of running `recipe` on this checkpoint. Reads headers only."""
-    units = planned_fates(recipe, source, layout)
+def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, cache: Path | None = None) -> Plan:
+    """The forecast of running `recipe` on this checkpoint.
+
+    Reads headers only, unless `cache` may hold the decisions of an earlier run: then also the calibration text, whose
+    tokens are part of their name.
+    """
+    plans = Decisions(recipe, source, layout, cache or Path()).forecast(_tokens_hash(recipe, source))
+    slack = sum(step.definition.slack(plan) for step, plan in zip(recipe.steps, plans, strict=True))
+    units = planned_fates(recipe, source, layout, plans)
     fates = [fate for unit in units.values() for fate in unit]
     parameters = sum(_count(fate.shape) for fate in fates)
-    weight_bytes = _weight_bytes(units)
+    weight_bytes = _weight_bytes(units) + slack
     needs = sorted(needed(recipe))
     tokens = recipe.recipe.calibration.tokens if needs else 0
     return Plan(
@@ -116,24 +129,38 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -
         parameters=parameters,
         source_bytes=sum(source.nbytes(name) for name in source.names),
         weight_bytes=weight_bytes,
+        exact=not slack,
         asset_bytes=_asset_bytes(source, layout, priors=bool(needs)),
         bits_per_weight=8 * weight_bytes / parameters,
         effects=tuple(_effect(step.name, fates) for step in recipe.steps),
         kept=_kept(fates),
         statistics=tuple(needs),
         calibration_tokens=tokens,
-        statistics_disk_bytes=disk_bytes(layout, tokens) if tokens else 0,
-        peak_memory_bytes=_peak_memory(units, layout, tokens, recipe.recipe.calibration.sequence_length),
-        seconds=_seconds(layout, fates, tokens),
+        statistics_disk_bytes=_disk(recipe, layout, tokens),
+        peak_memory_bytes=_peak_memory(units, layout, tokens, recipe),
+        seconds=_seconds(layout, fates, tokens, recipe),
     )
 
 
-def check_budget(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout) -> None:
+def _tokens_hash(recipe: LoadedRecipe, source: TensorSource) -> Callable[[], str | None]:
+    """The calibration tokens' hash, computed when it is asked for."""
+    return lambda: calibration_tokens(recipe.recipe.calibration, source).hash if needed(recipe) else None
+
+
+def _disk(recipe: LoadedRecipe, layout: ModelLayout, tokens: int) -> int:
+    """Statistics and output gradients."""
+    if not tokens:
+        return 0
+    taken = min(tokens, recipe.recipe.calibration.gradient_tokens)
+    return disk_bytes(layout, tokens) + len(gradients(recipe)) * gradient_disk_bytes(layout, taken)
+
+
+def check_budget(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, cache: Path | None = None) -> None:
     """Raises BudgetError when the recipe's size budget cannot be met by its passes."""
     limit = recipe.recipe.budget.size
     if limit is None:
         return
-    planned = make_plan(recipe, source, layout).artifact_bytes
+    planned = make_plan(recipe, source, layout, cache).artifact_bytes
     if planned > limit:
         raise BudgetError(
             f"{recipe.path}: budget.size is {format_size(limit)} ({limit} bytes), but these passes give "
@@ -185,21 +212,34 @@ def _kept(fates: list[Fate]) -> dict[str, int]:
     return dict(sorted(kept.items()))
 
 
-def _peak_memory(units: Mapping[int | None, list[Fate]], layout: ModelLayout, tokens: int, length: int) -> int:
-    """Interpreter with torch, the largest unit in float32 and in codes, its Grams, and one batch of activations."""
+def _peak_memory(units: Mapping[int | None, list[Fate]], layout: ModelLayout, tokens: int, recipe: LoadedRecipe) -> int:
+    """Interpreter with torch, the largest unit in float32 and in codes, its Grams, and one batch of activations.
+
+    A layer run with gradients keeps what its backward pass needs: several values for each hidden and expert channel.
+    The head's keeps the logits of a sequence thrice.
+    """
+    length = recipe.recipe.calibration.sequence_length
     largest = max(sum(_count(fate.shape) for fate in fates) for fates in units.values())
     moe = max(layout.moe.values(), key=lambda layer: layer.experts * layer.width * layer.hidden)
     grams = 4 * moe.experts * max(moe.hidden**2, moe.width**2) * 3 if tokens else 0
     activations = 4 * tokens * moe.hidden + 64 * length * (moe.hidden + moe.width)
+    if tokens and gradients(recipe):
+        vocabulary = max(fate.shape[0] for fate in units[None] if len(fate.shape) == 2)
+        batch = max(1024, length)
+        activations += 4 * batch * (24 * moe.hidden + 6 * moe.top_k * moe.width) + 3 * 4 * length * vocabulary
     return _BASE_BYTES + 7 * largest + grams + activations
 
 
-def _seconds(layout: ModelLayout, fates: list[Fate], tokens: int) -> float:
-    """Forward passes of calibration, plus error propagation over every quantized matrix, at this machine's speed."""
+def _seconds(layout: ModelLayout, fates: list[Fate], tokens: int, recipe: LoadedRecipe) -> float:
+    """Forward passes of calibration, plus error propagation over every quantized matrix, at this machine's speed.
+
+    An output gradient is two forward passes and two backward ones over its tokens.
+    """
     speed = _flops_per_second()
     active = sum(3 * moe.top_k * moe.hidden * moe.width for moe in layout.moe.values())
     active += sum(_count(tensor.shape) for tensor in layout.trunk if tensor.layer is not None)
     forward = 2 * 2 * active * tokens
+    forward += len(gradients(recipe)) * 8 * active * min(tokens, recipe.recipe.calibration.gradient_tokens)
     solve = sum(40 * _count(fate.shape) * fate.shape[-1] for fate in fates if fate.changed_by and tokens)
     return (forward + solve) / speed + 2e-8 * sum(_count(fate.shape) for fate in fates)
 

@@ -28,6 +28,7 @@ from moecompress.models.discover import ModelLayout, discover
 from moecompress.models.source import TensorSource
 from moecompress.passes.base import LayerWeights, PassContext
 from moecompress.pipeline.assets import source_assets
+from moecompress.pipeline.decide import Decisions, described
 from moecompress.pipeline.encode import keep
 from moecompress.pipeline.ledger import check_sources, fates, grouped
 from moecompress.pipeline.plan import check_budget
@@ -65,7 +66,7 @@ def run_recipe(
     progress = progress or Silent()
     source = TensorSource.open(model)
     layout = discover(source)
-    check_budget(recipe, source, layout)
+    check_budget(recipe, source, layout, cache)
     identity = _identity(recipe, source)
     if out.exists() and not RunState.exists(out, fingerprint(identity)):
         raise UsageError(f"{out} exists; the artifact is written to a new folder. Remove it or give another --out.")
@@ -96,7 +97,11 @@ def _compress(
     for other in state.unfinished_others():
         progress.log(f"Unfinished work of another recipe, model or version is left alone: {other}")
     statistics = gather(recipe, source, layout, cache, progress)
-    plans = [step.definition.plan(step.options, layout.moe) for step in recipe.steps]
+
+    def context(position: int, name: str, index: int | None) -> PassContext:
+        return _context(recipe, position, name, index, statistics.layer(index), [])
+
+    plans = Decisions(recipe, source, layout, cache).make(state, statistics, context, progress)
     builder = ArtifactBuilder(state.pieces)
     entries, resumed = [], 0
     progress.start("compress", layout.layers + 1, "layers")
@@ -111,7 +116,7 @@ def _compress(
         progress.advance()
     progress.finish()
     check_sources(source.names, [name for entry in entries for name in entry.sources])
-    manifest = _seal(builder, state.out, source, layout, identity, statistics, entries, recipe)
+    manifest = _seal(builder, state.out, source, layout, identity, statistics, entries, recipe, plans)
     return RunResult(state.out, manifest, resumed)
 
 
@@ -185,6 +190,7 @@ def _seal(
     statistics: Statistics,
     entries: list[UnitEntry],
     recipe: LoadedRecipe,
+    plans: list[Any],
 ) -> Manifest:
     provenance = {
         "source_hash": identity["source"],
@@ -192,7 +198,10 @@ def _seal(
         "seed": recipe.recipe.seed,
         "versions": identity["versions"],
         "calibration_hash": statistics.tokens_hash,
-        "passes": [{"unit": e.unit, "fates": grouped(e.fates), "notes": list(e.notes)} for e in entries],
+        "passes": [
+            *([described(recipe.steps, plans)] if any(plan is not None for plan in plans) else []),
+            *({"unit": e.unit, "fates": grouped(e.fates), "notes": list(e.notes)} for e in entries),
+        ],
     }
     architecture = {"model_type": layout.model_type, "config": source.config, "dtype": dtype_name(source, layout)}
     assets: dict[str, Path | bytes] = {**source_assets(source)}

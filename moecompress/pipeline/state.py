@@ -62,10 +62,24 @@ class RunState:
 
     def finish(self, entry: UnitEntry) -> None:
         """Record a unit whose pieces are already safe on disk."""
-        path = self.folder / f"{entry.unit}.json"
+        self._write(self.folder / f"{entry.unit}.json", asdict(entry))
+
+    def decision(self, position: int) -> Any:
+        """What the pass at `position` decided, as a mapping with `plan`, or None when it has not yet."""
+        path = self._decision(position)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def decide(self, position: int, decision: Mapping[str, Any]) -> None:
+        """Record a decision before any unit depends on it."""
+        self._write(self._decision(position), decision)
+
+    def _decision(self, position: int) -> Path:
+        return self.folder / f"decision-{position:03d}.json"
+
+    def _write(self, path: Path, value: Any) -> None:
         temporary = path.with_suffix(".tmp")
         with temporary.open("w") as file:
-            json.dump(asdict(entry), file)
+            json.dump(value, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

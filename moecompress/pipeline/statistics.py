@@ -7,10 +7,11 @@ from pathlib import Path
 
 from moecompress.artifact.priors import pack_priors
 from moecompress.calibration.collect import collect
+from moecompress.calibration.gradients import Labels, collect_gradients
 from moecompress.calibration.priors import routing_priors
 from moecompress.calibration.statistics import LayerStatistics
 from moecompress.calibration.store import StatisticsEntry, StatisticsStore
-from moecompress.calibration.texts import calibration_tokens
+from moecompress.calibration.texts import Ids, calibration_tokens
 from moecompress.core.progress import Progress
 from moecompress.models.discover import ModelLayout
 from moecompress.models.source import TensorSource
@@ -24,6 +25,7 @@ class Statistics:
     entry: StatisticsEntry | None
     tokens_hash: str | None
     sequence_length: int = 0
+    ids: Ids | None = None
 
     def layer(self, index: int | None) -> LayerStatistics | None:
         """The statistics of one decoder layer."""
@@ -45,12 +47,21 @@ def needed(recipe: LoadedRecipe) -> frozenset[str]:
     return frozenset().union(*(step.definition.needs(step.options) for step in recipe.steps))
 
 
+def gradients(recipe: LoadedRecipe) -> list[Labels]:
+    """The output gradients among them, by their labels."""
+    kinds: tuple[Labels, ...] = ("text", "model")
+    return [labels for labels in kinds if f"{labels}_gradient" in needed(recipe)]
+
+
 def gather(
     recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, cache: Path, progress: Progress
 ) -> Statistics:
     """Collect what is missing. Does nothing, and reads no text, when no pass needs statistics."""
     if not needed(recipe):
         return Statistics(None, None)
-    tokens = calibration_tokens(recipe.recipe.calibration, source)
-    store = StatisticsStore(cache / "statistics")
-    return Statistics(collect(source, layout, tokens, store, progress), tokens.hash, tokens.ids.shape[1])
+    options = recipe.recipe.calibration
+    tokens = calibration_tokens(options, source)
+    entry = collect(source, layout, tokens, StatisticsStore(cache / "statistics"), progress)
+    for labels in gradients(recipe):
+        entry = collect_gradients(source, layout, tokens, entry, options.gradient_tokens, labels, progress)
+    return Statistics(entry, tokens.hash, tokens.ids.shape[1], tokens.ids)

@@ -87,7 +87,8 @@ def _step(entry: Mapping[str, Mapping[str, Any] | None], path: KeyPath, lines: L
     if name not in known:
         raise RecipeError(f"{lines.at((*path, name))}: there is no pass {name!r}.{nearest(name, list(known))}")
     definition = known[name]
-    return PassStep(name, definition, _validate(definition.options, dict(options or {}), (*path, name), lines))
+    here = (*path, name)
+    return PassStep(name, definition, _validate(definition.options, dict(options or {}), here, lines), here, lines)
 
 
 def _validate(model: type[Model], values: Any, path: KeyPath, lines: Lines) -> Model:

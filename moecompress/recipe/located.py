@@ -82,8 +82,10 @@ def _mapping(
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         key = loader.construct_object(key_node)
+        if type(key) is int:
+            key = str(key)
         if not isinstance(key, str):
-            raise RecipeError(f"{file}:{line}: keys are words, but {key!r} is a {type(key).__name__}.")
+            raise RecipeError(f"{file}:{line}: keys are words or whole numbers; {key!r} is a {type(key).__name__}.")
         if key in result:
             raise RecipeError(f"{file}:{line}: the key {key!r} is written twice; keep one.")
         result[key] = _value(value_node, (*path, key), lines, file, loader)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from moecompress.calibration.options import CalibrationOptions
-from moecompress.core.errors import UsageError
+from moecompress.core.errors import OptionError, RecipeError
+from moecompress.core.fields import Size
 from moecompress.core.registry import members
-from moecompress.core.units import parse_size
 from moecompress.passes.base import Pass, PassOptions
-
-
-def _size(value: Any) -> int:
-    """`parse_size` in the way pydantic expects, so that the error keeps its place in the file."""
-    try:
-        return parse_size(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
-Size = Annotated[int, BeforeValidator(_size)]
+from moecompress.recipe.located import KeyPath, Lines
 
 
 class _Strict(BaseModel):
@@ -69,11 +59,18 @@ class Recipe(_Strict):
 
 @dataclass(frozen=True)
 class PassStep:
-    """One entry of `passes`, checked: the pass's name, the pass, and its options."""
+    """One entry of `passes`, checked: the pass's name, the pass, its options, and where they are written."""
 
     name: str
     definition: Pass
     options: PassOptions
+    path: KeyPath = ()
+    lines: Lines = field(default_factory=Lines)
+
+    def located(self, error: OptionError) -> RecipeError:
+        """The error of an option as `file:line: key: …`."""
+        path = (*self.path, *error.key)
+        return RecipeError(f"{self.lines.at(path)}: {'.'.join(str(part) for part in path)}: {error}.")
 
 
 def known_passes() -> dict[str, Pass]:

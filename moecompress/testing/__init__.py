@@ -1,6 +1,6 @@
 """Conformance suites and tiny real models, for this project's tests and for third parties.
 
-    from moecompress.testing import check_codec, check_family, check_pass, check_policy
+    from moecompress.testing import check_allocator, check_codec, check_family, check_pass, check_policy
 
 Each is imported when it is asked for, so that checking a codec needs no torch.
 """
@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import Any
 
 _SUITES = {
+    "check_allocator": "allocator_checks",
     "check_codec": "codec_checks",
     "check_pass": "pass_checks",
     "check_family": "family_checks",
     "check_policy": "policy_checks",
 }
 
-__all__ = ["check_codec", "check_family", "check_pass", "check_policy"]
+__all__ = ["check_allocator", "check_codec", "check_family", "check_pass", "check_policy"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ import torch
 from pydantic import ValidationError
 
 from moecompress.calibration.collect import collect
+from moecompress.calibration.gradients import Labels, collect_gradients
 from moecompress.calibration.statistics import LayerStatistics
 from moecompress.calibration.store import StatisticsStore
 from moecompress.calibration.texts import TokenSet
@@ -32,7 +33,17 @@ from moecompress.core.registry import members
 from moecompress.core.types import MoeLayer, Role
 from moecompress.models.discover import discover
 from moecompress.models.source import TensorSource
-from moecompress.passes.base import LayerWeights, Pass, PassContext, PassOptions, Stage, Weight, dense, expert_parameter
+from moecompress.passes.base import (
+    LayerWeights,
+    Pass,
+    PassContext,
+    PassOptions,
+    Stage,
+    Survey,
+    Weight,
+    dense,
+    expert_parameter,
+)
 from moecompress.pipeline.units import read_unit, unit_indices
 from moecompress.testing.tiny import tiny_model_folder
 
@@ -54,11 +65,14 @@ def known_passes() -> dict[str, Pass]:
 
 
 def tiny_units(folder: Path, family: str = "qwen2_moe", tokens: int = 256) -> list[Unit]:
-    """All units of a tiny random model written into `folder`, with statistics over random tokens."""
+    """All units of a tiny random model written into `folder`, with statistics and gradients over random tokens."""
     source = TensorSource.open(tiny_model_folder(family, folder / "model"))
     layout = discover(source)
     ids = np.random.default_rng(0).integers(0, source.config["vocab_size"], (tokens // 32, 32), dtype=np.int32)
-    entry = collect(source, layout, TokenSet.of(ids, "random"), StatisticsStore(folder / "statistics"))
+    drawn = TokenSet.of(ids, "random")
+    entry = collect(source, layout, drawn, StatisticsStore(folder / "statistics"))
+    for labels in get_args(Labels):
+        entry = collect_gradients(source, layout, drawn, entry, tokens, labels)
     return [
         Unit(read_unit(source, layout, index)[0], None if index is None else entry.layer(index))
         for index in unit_indices(layout)
@@ -103,10 +117,40 @@ def check_needs(name: str, definition: Pass, options: PassOptions) -> None:
 def check_plan(name: str, definition: Pass, options: PassOptions, units: Sequence[Unit]) -> Any:
     """The plan is a plain value and always the same one. Returns it."""
     layers: dict[int, MoeLayer] = {unit.layer.moe.index: unit.layer.moe for unit in units if unit.layer.moe is not None}
-    plan = definition.plan(options, layers)
-    text = canonical_json(plan)
-    assert canonical_json(definition.plan(options, layers)) == text, f"{name}: two plans of the same model differ"
-    return json.loads(text)
+    check_forecast(name, definition, options, layers)
+    survey = Survey(check_answers(name, definition, options, layers, units))
+    text = canonical_json(definition.plan(options, layers, survey))
+    assert canonical_json(definition.plan(options, layers, survey)) == text, (
+        f"{name}: two plans of the same model differ"
+    )
+    plan = json.loads(text)
+    assert definition.slack(plan) == 0, f"{name}: a plan made from measurements is not exact"
+    return plan
+
+
+def check_forecast(name: str, definition: Pass, options: PassOptions, layers: Mapping[int, MoeLayer]) -> None:
+    """From headers alone there is a plain plan too, the same every time."""
+    text = canonical_json(definition.plan(options, layers, None))
+    assert canonical_json(definition.plan(options, layers, None)) == text, f"{name}: two forecasts differ"
+    assert definition.slack(json.loads(text)) >= 0, f"{name}: negative slack"
+
+
+def check_answers(
+    name: str, definition: Pass, options: PassOptions, layers: Mapping[int, MoeLayer], units: Sequence[Unit]
+) -> dict[int, list[Any]]:
+    """Answers to probes are plain and repeatable, do not depend on the other probes, and change nothing."""
+    by_index = {unit.layer.index: unit for unit in units}
+    answers: dict[int, list[Any]] = {}
+    for layer, probes in definition.probes(options, layers).items():
+        unit = by_index[layer]
+        before = deepcopy(_weights(unit.layer))
+        context = PassContext(_SEED, unit.statistics)
+        answers[layer] = json.loads(canonical_json(definition.measure(unit.layer, probes, context)))
+        canonical_json(list(probes))
+        alone = [definition.measure(unit.layer, [probe], context)[0] for probe in probes]
+        assert canonical_json(alone) == canonical_json(answers[layer]), f"{name}: an answer depends on other probes"
+        _check_same(_weights(unit.layer), before, f"{name}: measuring changed its input")
+    return answers
 
 
 def check_unit(name: str, definition: Pass, options: PassOptions, plan: Any, unit: Unit) -> None:

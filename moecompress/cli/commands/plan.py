@@ -21,9 +21,11 @@ def COMMAND(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     model: Annotated[str | None, typer.Option(help="Folder of the checkpoint, `builtin`, or a hub id.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one value: a.b=c; may be repeated.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where earlier runs kept what they measured.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show exact bytes, statistics, memory, disk and time of RECIPE before anything runs."""
+    from moecompress.cli.workflow import default_cache
     from moecompress.models.discover import discover
     from moecompress.models.locate import locate_model
     from moecompress.models.source import TensorSource
@@ -33,8 +35,8 @@ def COMMAND(
     loaded = load_recipe(recipe, set_ or [], model)
     source = TensorSource.open(locate_model(loaded.recipe.model))
     layout = discover(source)
-    plan = make_plan(loaded, source, layout)
-    check_budget(loaded, source, layout)
+    plan = make_plan(loaded, source, layout, cache or default_cache())
+    check_budget(loaded, source, layout, cache or default_cache())
     if json:
         print_json({**asdict(plan), "artifact_bytes": plan.artifact_bytes})
     else:
@@ -42,10 +44,11 @@ def COMMAND(
 
 
 def _show(plan: Plan) -> None:
+    bound, size = "" if plan.exact else "at most ", plan.artifact_bytes
     summary = Table(show_header=False, box=None)
     for key, value in (
         ("model", f"{plan.model_type}, {plan.parameters:,} parameters, {format_size(plan.source_bytes)} on disk"),
-        ("artifact", f"{plan.artifact_bytes:,} bytes ({format_size(plan.artifact_bytes)}), manifest and card on top"),
+        ("artifact", f"{bound}{size:,} bytes ({format_size(size)}), manifest and card on top"),
         ("effective bits", f"{plan.bits_per_weight:.3f} per weight"),
         ("statistics", f"{', '.join(plan.statistics) or 'none'} on {plan.calibration_tokens:,} tokens"),
         ("disk for statistics", f"up to {format_size(plan.statistics_disk_bytes)}, shared between recipes"),

@@ -11,7 +11,7 @@ from moecompress.codecs.affine import AffineSpec
 from moecompress.codecs.base import EncodedWeight
 from moecompress.core.errors import RecipeError
 from moecompress.passes.base import Weight
-from moecompress.passes.quantize._options import QuantizeOptions
+from moecompress.passes.quantize._options import Solver
 
 _ROWS_AT_ONCE = 4096
 
@@ -29,11 +29,11 @@ class Outcome:
 
 
 def encode(
-    weights: Sequence[torch.Tensor], spec: AffineSpec, hessian: torch.Tensor | None, options: QuantizeOptions
+    weights: Sequence[torch.Tensor], spec: AffineSpec, hessian: torch.Tensor | None, solver: Solver
 ) -> list[Outcome]:
     """Quantize matrices with the same inputs and spec, solved one above the other: rows do not see each other."""
     stacked = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-    found = options.solver(stacked, spec, hessian, options.solver_options)
+    found = solver(stacked, spec, hessian)
     outcomes, first = [], 0
     for weight in weights:
         mine = found.rows(slice(first, first + len(weight)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,11 +22,35 @@ from moecompress.codecs.affine import AffineSpec
 from moecompress.core.errors import UsageError
 from moecompress.core.registry import nearest
 from moecompress.passes.base import PassOptions
-from moecompress.passes.quantize.methods.base import Method, MethodOptions
+from moecompress.passes.quantize.methods.base import Method, MethodOptions, Quantized
 from moecompress.passes.quantize.methods.table import method_named
 
 BitWidth = Annotated[StrictInt, Field(ge=1, le=8)]
 GroupSize = Literal[32, 64, 128]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A method with its options: all that is needed to turn a matrix into codes."""
+
+    name: str
+    method: Method
+    options: MethodOptions
+
+    @classmethod
+    def named(cls, name: str, options: Mapping[str, Any] | None = None) -> Solver:
+        """The method of that name with options as a recipe gives them. Raises UsageError for an unknown name."""
+        method = method_named(name)
+        return cls(name, method, method.options.model_validate(dict(options or {})))
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether it wants the Gram of its inputs."""
+        return self.method.needs_hessian
+
+    def __call__(self, weight: torch.Tensor, spec: AffineSpec, hessian: torch.Tensor | None = None) -> Quantized:
+        """Solve for `weight` `[out, in]`; see `Method`."""
+        return self.method(weight, spec, hessian, self.options)
 
 
 class RoleBits(BaseModel):
@@ -84,14 +110,9 @@ class QuantizeOptions(PassOptions):
             raise ValueError(_sentence(info.data["method"], known, error)) from error
 
     @property
-    def solver(self) -> Method:
-        """The method itself."""
-        return method_named(self.method)
-
-    @property
-    def solver_options(self) -> MethodOptions:
-        """The method's options."""
-        return self.solver.options.model_validate(self.method_options)
+    def solver(self) -> Solver:
+        """The method with its options."""
+        return Solver.named(self.method, self.method_options)
 
     def spec(self, bits: int) -> AffineSpec:
         """How a weight of so many bits is stored."""

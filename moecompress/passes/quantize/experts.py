@@ -1,28 +1,32 @@
 """Quantize every routed expert: `quantize.experts`.
 
 Gate and up see the same inputs and share a Hessian; down's is computed from what the quantized gate and up make of
-the expert's tokens, so that it makes up for part of their error (MoEQuant's order, arXiv 2505.03804). Tokens count by
-their routing weight. Experts that few tokens reached use Grams shrunk towards their layer's: no expert is skipped,
-zeroed, or left unquantized. `bits` is one number or a mapping of gate, up, down and default. Methods that need no
-Hessian (`rtn`, `hqq`) need no calibration.
+the expert's tokens. Tokens count by their routing weight. Experts that few tokens reached use Grams shrunk towards
+their layer's: no expert is skipped, zeroed, or left unquantized. `bits` is one number, a mapping of gate, up, down and
+default, or an allocator with a budget that gives every expert bits of its own. Methods that need no Hessian (`rtn`,
+`hqq`) need no calibration, unless the allocator does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import torch
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from moecompress.codecs.affine import AffineSpec
-from moecompress.codecs.table import codec_of
-from moecompress.core.errors import CalibrationError
-from moecompress.core.types import PROJECTIONS, Projection, Role
-from moecompress.passes.base import LayerWeights, Pass, PassContext, Weight, expert_parameter
-from moecompress.passes.quantize._encode import Outcome, encode, full_precision, rounded
+from moecompress.core.errors import CalibrationError, UsageError
+from moecompress.core.types import PROJECTIONS, MoeLayer, Projection, Role
+from moecompress.passes.allocate.options import AllocationOptions
+from moecompress.passes.allocate.table import allocator_named, allocators
+from moecompress.passes.base import LayerWeights, Pass, PassContext, Survey, Weight, expert_parameter
+from moecompress.passes.quantize import _allocation
+from moecompress.passes.quantize._encode import Outcome, full_precision, rounded
+from moecompress.passes.quantize._expert import as_affine, quantize_expert
 from moecompress.passes.quantize._hessians import ExpertHessians, Weighting
-from moecompress.passes.quantize._options import BitWidth, QuantizeOptions, RoleBits, kind_of_bits
+from moecompress.passes.quantize._options import BitWidth, QuantizeOptions, RoleBits, Solver, kind_of_bits
+from moecompress.passes.sensitivity.base import measure
 
 NAME = "quantize.experts"
 
@@ -42,22 +46,53 @@ class ProjectionBits(RoleBits):
         return self
 
 
-Bits = Annotated[
-    Annotated[BitWidth, Tag("int")] | Annotated[ProjectionBits, Tag("RoleBits")], Discriminator(kind_of_bits)
-]
+def _kind_of_bits(value: Any) -> str:
+    """A number, a mapping by projection, or an allocator's options."""
+    if isinstance(value, AllocationOptions):
+        return f"Allocate[{value.allocate}]"
+    if isinstance(value, Mapping) and "allocate" in value:
+        return f"Allocate[{value['allocate']}]"
+    return kind_of_bits(value)
+
+
+if TYPE_CHECKING:
+    Bits = int | ProjectionBits | AllocationOptions
+else:
+    _ALLOCATED = [Annotated[found.options, Tag(f"Allocate[{name}]")] for name, found in allocators().items()]
+    _FIXED = (Annotated[BitWidth, Tag("int")], Annotated[ProjectionBits, Tag("RoleBits")])
+    Bits = Annotated[Union[(*_FIXED, *_ALLOCATED)], Discriminator(_kind_of_bits)]
 
 
 class Options(QuantizeOptions):
     """Options of `quantize.experts`."""
 
     method: str = Field("gptq", description="rtn, hqq, gptq, or another registered method")
-    bits: Bits = Field(4, description="1 to 8, or a mapping of gate, up, down and default")
+    bits: Bits = Field(
+        4, description="1 to 8, a mapping of gate, up, down and default, or {allocate: NAME, average: 2.5}"
+    )
     weighting: Weighting = Field(
         "routing", description="how much a token counts in Hessians: by its routing weight, or none: all the same"
     )
 
-    def spec_of(self, projection: Projection) -> AffineSpec:
-        """How the experts' matrices of one kind are stored."""
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _allocator_is_known(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "allocate" in value:
+            try:
+                allocator_named(str(value["allocate"]))
+            except UsageError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        """The method with its options and the weighting of its Hessians, as a plain value."""
+        return {"method": self.method, "method_options": dict(self.method_options), "weighting": self.weighting}
+
+    def spec_of(self, projection: Projection, plan: Any = None, layer: int = 0, expert: int = 0) -> AffineSpec:
+        """How one matrix is stored; layer and expert matter only when an allocator made the plan."""
+        if isinstance(self.bits, AllocationOptions):
+            return _allocation.planned_form(plan, layer, expert, projection)
         bits = self.bits if isinstance(self.bits, int) else self.bits.of(projection)
         if bits is None:
             raise ValueError(f"No bits for {projection}.")
@@ -69,13 +104,18 @@ def apply(layer: LayerWeights, options: Options, plan: Any, context: PassContext
     if not layer.experts or layer.index is None:
         return layer
     hessians = _hessians(layer.index, options, context)
-    outcomes = [
-        _quantize_expert(_matrices(layer, expert), options, hessians, expert) for expert in range(len(layer.experts))
-    ]
+    outcomes = []
+    for expert in range(len(layer.experts)):
+        weights = _matrices(layer, expert)
+        specs = {p: options.spec_of(p, plan, layer.index, expert) for p in weights}
+        outcomes.append(quantize_expert(weights, specs, options.solver, hessians, expert))
     experts = tuple({projection: outcome.weight for projection, outcome in found.items()} for found in outcomes)
-    claims = {expert_parameter(layer.index, e, p): NAME for e, found in enumerate(experts) for p in found}
     context.note(_note(options, outcomes, hessians))
-    return layer.with_experts(experts, claims)
+    return layer.with_experts(experts, _claims(layer))
+
+
+def _claims(layer: LayerWeights) -> dict[str, str]:
+    return {expert_parameter(layer.index or 0, e, p): NAME for e, found in enumerate(layer.experts) for p in found}
 
 
 def _hessians(layer: int, options: Options, context: PassContext) -> ExpertHessians | None:
@@ -93,34 +133,6 @@ def _matrices(layer: LayerWeights, expert: int) -> dict[Projection, torch.Tensor
     return {p: full_precision(weights[p], names[p], NAME) for p in PROJECTIONS if p in weights}
 
 
-def _quantize_expert(
-    weights: Mapping[Projection, torch.Tensor], options: Options, hessians: ExpertHessians | None, expert: int
-) -> dict[Projection, Outcome]:
-    """One expert: gate and up under the Gram of their inputs, then down under that of its quantized inputs."""
-    inner: dict[Projection, torch.Tensor] = {p: weight for p, weight in weights.items() if p != "down"}
-    found = _quantize_together(inner, options, hessians.inner(expert) if hessians else None)
-    hessian = None
-    if hessians:
-        gate = _values(found["gate"]) if "gate" in found else None
-        hessian = hessians.middle(expert, gate, _values(found["up"]))
-    return {**found, **_quantize_together({"down": weights["down"]}, options, hessian)}
-
-
-def _quantize_together(
-    weights: Mapping[Projection, torch.Tensor], options: Options, hessian: torch.Tensor | None
-) -> dict[Projection, Outcome]:
-    """Matrices with the same inputs; those with the same spec are solved in one go."""
-    found: dict[Projection, Outcome] = {}
-    for spec in dict.fromkeys(options.spec_of(projection) for projection in weights):
-        mine = [projection for projection in weights if options.spec_of(projection) == spec]
-        found.update(zip(mine, encode([weights[p] for p in mine], spec, hessian, options), strict=True))
-    return found
-
-
-def _values(outcome: Outcome) -> torch.Tensor:
-    return torch.from_numpy(codec_of(outcome.weight.spec).dequantize(outcome.weight))
-
-
 def _note(
     options: Options, outcomes: list[dict[Projection, Outcome]], hessians: ExpertHessians | None
 ) -> dict[str, Any]:
@@ -133,20 +145,26 @@ def _note(
         for expert, row in enumerate(rows):
             row.update(tokens=int(hessians.statistics.count[expert]), lam=rounded(hessians.own_share(expert)))
     return {
-        "summary": _summary(options, rows),
+        "summary": _summary(options, rows, outcomes),
         "method": options.method,
         "measure": "output" if hessians else "weight",
-        "specs": {projection: options.spec_of(projection).key for projection in outcomes[0]},
+        "specs": _common([{p: outcome.weight.spec.key for p, outcome in found.items()} for found in outcomes]),
         "experts": rows,
     }
 
 
-def _summary(options: Options, rows: list[dict[str, Any]]) -> str:
+def _common(specs: list[dict[Projection, str]]) -> dict[Projection, str]:
+    """The form of each projection, or `mixed` where experts differ."""
+    return {p: specs[0][p] if all(row[p] == specs[0][p] for row in specs) else "mixed" for p in specs[0]}
+
+
+def _summary(options: Options, rows: list[dict[str, Any]], outcomes: list[dict[Projection, Outcome]]) -> str:
     measure = "output" if "tokens" in rows[0] else "weight"
     parts = []
     for projection in rows[0]["error"]:
         errors = [row["error"][projection] for row in rows]
-        bits = options.spec_of(projection).bits
+        widths = [as_affine(found[projection].weight.spec).bits for found in outcomes]
+        bits = f"{widths[0]}" if len(set(widths)) == 1 else f"{sum(widths) / len(widths):.2f} (mean)"
         parts.append(f"{projection} {bits} bit {sum(errors) / len(errors):.4f} (worst {max(errors):.4f})")
     text = f"{options.method}, relative {measure} error: {', '.join(parts)}"
     if "tokens" in rows[0]:
@@ -156,16 +174,65 @@ def _summary(options: Options, rows: list[dict[str, Any]]) -> str:
     return text + (f"; {remarks} experts with remarks" if remarks else "")
 
 
+def _choice(options: Options, layers: Mapping[int, MoeLayer]) -> _allocation.BitChoice | None:
+    """The allocator at work, None when bits are fixed."""
+    if not isinstance(options.bits, AllocationOptions):
+        return None
+    return _allocation.BitChoice(options.bits, options, options.quantizer, layers)
+
+
+def _probes(options: Options, layers: Mapping[int, MoeLayer]) -> Mapping[int, Sequence[Any]]:
+    choice = _choice(options, layers)
+    return choice.probes() if choice else {}
+
+
+def _plan(options: Options, layers: Mapping[int, MoeLayer], survey: Survey | None) -> Any:
+    """The allocator's decision; None when bits are fixed."""
+    choice = _choice(options, layers)
+    return choice.plan(survey, _rounded_to_nearest) if choice else None
+
+
+def _rounded_to_nearest(layer: LayerWeights, specs: Sequence[Mapping[Projection, AffineSpec] | None]) -> LayerWeights:
+    """The layer with each expert in the forms given, by the cheapest method; those without stay as they are."""
+    experts: list[Mapping[Projection, Weight]] = []
+    for expert, forms in enumerate(specs):
+        if forms is None:
+            experts.append(layer.experts[expert])
+        else:
+            found = quantize_expert(_matrices(layer, expert), forms, Solver.named("rtn"), None, expert)
+            experts.append({projection: outcome.weight for projection, outcome in found.items()})
+    return layer.with_experts(tuple(experts), _claims(layer))
+
+
+def _slack(plan: Any) -> int:
+    return int(plan["slack"]) if plan else 0
+
+
 def _planned_spec(options: Options, plan: Any, name: str, role: Role | None, shape: tuple[int, ...]) -> Any:
     """The spec of an expert's matrix; None for everything outside the experts."""
-    projection = name.rsplit(".", 1)[-1]
-    return options.spec_of(projection) if role is None and projection in PROJECTIONS else None
+    if role is not None or not name.startswith("layers."):
+        return None
+    _, layer, _, expert, projection = name.split(".")
+    return options.spec_of(projection, plan, int(layer), int(expert))  # type: ignore[arg-type]
 
 
 def _needs(options: Options) -> frozenset[str]:
-    if not options.solver.needs_hessian:
-        return frozenset()
-    return frozenset({"count", "inputs", "top_k_index", "top_k_weights", "gram_layer", "gram_mid_layer"})
+    found: set[str] = set()
+    if options.solver.needs_hessian:
+        found |= {"count", "inputs", "top_k_index", "top_k_weights", "gram_layer", "gram_mid_layer"}
+    if isinstance(options.bits, AllocationOptions):
+        found |= allocator_named(options.bits.allocate).needs(options.bits, options.quantizer)
+    return frozenset(found)
 
 
-PASS = Pass(options=Options, stage="quantize", apply=apply, needs=_needs, planned_spec=_planned_spec)
+PASS = Pass(
+    options=Options,
+    stage="quantize",
+    apply=apply,
+    needs=_needs,
+    probes=_probes,
+    measure=measure,
+    plan=_plan,
+    slack=_slack,
+    planned_spec=_planned_spec,
+)

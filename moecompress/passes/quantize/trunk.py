@@ -98,11 +98,11 @@ def apply(layer: LayerWeights, options: Options, plan: Any, context: PassContext
 
 def _quantize(name: str, weight: torch.Tensor, spec: AffineSpec, options: Options, context: PassContext) -> Outcome:
     if not options.solver.needs_hessian:
-        return encode([weight], spec, None, options)[0]
+        return encode([weight], spec, None, options.solver)[0]
     gram = context.statistics.trunk_gram(name) if context.statistics else None
     if gram is not None:
-        return encode([weight], spec, gram, options)[0]
-    found = encode([weight], spec, torch.eye(weight.shape[1]), options)[0]
+        return encode([weight], spec, gram, options.solver)[0]
+    found = encode([weight], spec, torch.eye(weight.shape[1]), options.solver)[0]
     remark = "calibration has no Gram of its inputs: smallest squared error of the weights"
     return Outcome(found.weight, found.error, "; ".join(filter(None, (remark, found.remark))))
 

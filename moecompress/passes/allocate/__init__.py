@@ -1,0 +1,1 @@
+"""Allocators: which of several stored forms each expert gets, one file each."""
