@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ from moecompress.testing.pass_checks import Unit
 
 _METHOD: Mapping[str, Any] = {"method": "rtn", "method_options": {}, "weighting": "none"}
 _CHOICES = (2, 3, 4)
-_GROUP = 32
+_GROUP: Literal[32] = 32
 _AVERAGES = (2.4, 3.2, 4.0)  # bare bits, up to the largest choice
 
 

@@ -8,11 +8,13 @@ allocator that measures cannot decide yet; the plan then stands in with bits dra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from moecompress.codecs.affine import AffineSpec
+from moecompress.codecs.table import parse_spec
 from moecompress.core.hashing import canonical_json
 from moecompress.core.types import PROJECTIONS, MoeLayer, Projection
 from moecompress.passes.allocate._candidates import candidates_of
@@ -21,6 +23,7 @@ from moecompress.passes.allocate.options import AllocationOptions
 from moecompress.passes.allocate.random import raised_in_order
 from moecompress.passes.allocate.table import allocator_named
 from moecompress.passes.base import LayerWeights, Survey
+from moecompress.passes.quantize._expert import as_affine
 from moecompress.passes.quantize._options import QuantizeOptions
 
 Round = Callable[[LayerWeights, Sequence[Mapping[Projection, AffineSpec] | None]], LayerWeights]
@@ -114,7 +117,7 @@ def _plain(candidates: Candidates, allocator: str, found: Allocation) -> dict[st
         "exact": True,
         "slack": 0,
         "forms": [spec.key for spec in candidates.levels],
-        "specs": [spec.model_dump(mode="json") for spec in candidates.levels],
+        "specs": [asdict(spec) for spec in candidates.levels],
         "layers": {
             str(layer): candidates.assignments[layer][found.choice[candidates.of(layer)]].tolist()
             for layer in candidates.layers
@@ -131,7 +134,7 @@ def _plain(candidates: Candidates, allocator: str, found: Allocation) -> dict[st
 def planned_form(plan: Mapping[str, Any], layer: int, expert: int, projection: Projection) -> AffineSpec:
     """The form that a plan gives one matrix."""
     level = plan["layers"][str(layer)][expert][PROJECTIONS.index(projection)]
-    return AffineSpec.model_validate(plan["specs"][level])
+    return as_affine(parse_spec(plan["specs"][level]))
 
 
 def _summary(plan: Mapping[str, Any]) -> str:

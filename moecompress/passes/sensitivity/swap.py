@@ -16,7 +16,7 @@ expectation is the Fisher information.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +42,7 @@ def probe(
     specs: Mapping[Projection, CodecSpec], method: Mapping[str, Any], gradient: Gradient = "none", tokens: int = 1024
 ) -> Probe:
     """Swap the projections named in `specs`; `method` is {method, method_options, weighting}."""
-    forms = {p: specs[p].model_dump(mode="json") if p in specs else None for p in PROJECTIONS}
+    forms = {p: asdict(specs[p]) if p in specs else None for p in PROJECTIONS}
     return {"kind": "swap", "forms": forms, "method": dict(method), "gradient": gradient, "tokens": tokens}
 
 

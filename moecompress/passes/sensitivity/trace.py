@@ -8,6 +8,7 @@ arXiv 2509.02512):  rows · Tr G / (rows · columns) · ‖W − Ŵ‖². An exp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ _TOKENS = 2048
 
 def probe(spec: CodecSpec, method: str = "rtn") -> Probe:
     """Rounding to `spec` by a method that needs no data."""
-    return {"kind": "trace", "form": spec.model_dump(mode="json"), "method": method}
+    return {"kind": "trace", "form": asdict(spec), "method": method}
 
 
 def measure(layer: LayerWeights, probes: Sequence[Probe], context: PassContext) -> list[Any]:
