@@ -113,10 +113,11 @@ class Pass:
     and the passes before this one, so they depend on nothing else: not on other options, not on the other probes.
 
     plan(options, layers, survey) returns a plain JSON-able value and is handed back to apply; `layers` maps index →
-    MoeLayer. `survey` is None when only headers are known: then the plan is a forecast, and slack(plan) says by how
-    many bytes the outcome may be larger. planned_spec(options, plan, name, role, shape) is the codec's spec that the
-    parameter will be stored in, None for one left alone; `role` is None for routed experts, whose `name` is
-    `expert_parameter`'s. Every option has a default. `moecompress.testing.pass_checks` checks all of this.
+    MoeLayer. `survey` is None when only headers are known: then the plan may be a forecast, and slack(plan) says by
+    how many bytes the outcome may be larger; None: the plan is final. planned_spec(options, plan, name, role,
+    shape) is the codec's spec that the parameter will be stored in, None for one left alone; `role` is None for
+    routed experts, whose `name` is `expert_parameter`'s. Every option has a default.
+    `moecompress.testing.pass_checks` checks all of this.
     """
 
     options: type[PassOptions]
@@ -126,5 +127,5 @@ class Pass:
     probes: Callable[[Any, Mapping[int, MoeLayer]], Mapping[int, Sequence[Any]]] = lambda options, layers: {}
     measure: Callable[[LayerWeights, Sequence[Any], PassContext], list[Any]] = _no_answers
     plan: Callable[[Any, Mapping[int, MoeLayer], Survey | None], Any] = lambda options, layers, survey: None
-    slack: Callable[[Any], int] = lambda plan: 0
+    slack: Callable[[Any], int | None] = lambda plan: None
     planned_spec: Callable[[Any, Any, str, Role | None, tuple[int, ...]], Any] = lambda *_: None

@@ -7,7 +7,8 @@ run's journal, and to the cache, from which `plan` can tell exact bytes before t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,7 +47,7 @@ class Decisions:
         plans: list[Any] = []
         for position, step in enumerate(self.recipe.steps):
             kept = None
-            if _surveys(step, self.layout) and self._folder.is_dir():
+            if self._probes(step) and self._folder.is_dir():
                 path = self._kept(position, tokens_hash())
                 kept = json.loads(path.read_text()) if path.is_file() else None
             plans.append(kept if kept is not None else self._plan(step, None))
@@ -58,7 +59,7 @@ class Decisions:
         for position, step in enumerate(self.recipe.steps):
             journaled = state.decision(position)
             if journaled is None:
-                surveyed = _surveys(step, self.layout)
+                surveyed = self._probes(step)
                 with TemporaryDirectory(prefix="moecompress-", dir=state.folder) as scratch:
                     survey = Survey({})
                     if surveyed:
@@ -74,10 +75,13 @@ class Decisions:
 
     def _plan(self, step: PassStep, survey: Survey | None) -> Any:
         """Through JSON, so that a plan is the same before and after it was stored."""
-        try:
+        with located(step):
             return json.loads(canonical_json(step.definition.plan(step.options, self.layout.moe, survey)))
-        except OptionError as error:
-            raise step.located(error) from error
+
+    def _probes(self, step: PassStep) -> Mapping[int, Sequence[Any]]:
+        """What a pass wants to know of each layer before it decides; empty when headers are enough."""
+        with located(step):
+            return step.definition.probes(step.options, self.layout.moe)
 
     def _survey(
         self,
@@ -97,8 +101,7 @@ class Decisions:
 
         identity = self._identity(position, statistics.tokens_hash)
         store = AnswerStore(self.cache / "answers", identity)
-        probes = step.definition.probes(step.options, self.layout.moe)
-        answers = answered(store, probes, measure, progress, step.name)
+        answers = answered(store, self._probes(step), measure, progress, step.name)
         evaluate = None
         if statistics.ids is not None:
             known = self.cache / "evaluations"
@@ -132,9 +135,13 @@ class Decisions:
         return self._folder / f"{fingerprint(identity)[:32]}.json"
 
 
-def _surveys(step: PassStep, layout: ModelLayout) -> bool:
-    """Whether a pass wants to know more than headers before it decides."""
-    return bool(step.definition.probes(step.options, layout.moe))
+@contextmanager
+def located(step: PassStep) -> Iterator[None]:
+    """Errors of a pass's options get the line they are written on."""
+    try:
+        yield
+    except OptionError as error:
+        raise step.located(error) from error
 
 
 def described(steps: Sequence[PassStep], plans: Sequence[Any]) -> Mapping[str, Any]:

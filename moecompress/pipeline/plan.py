@@ -117,11 +117,11 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, c
     tokens are part of their name.
     """
     plans = Decisions(recipe, source, layout, cache or Path()).forecast(_tokens_hash(recipe, source))
-    slack = sum(step.definition.slack(plan) for step, plan in zip(recipe.steps, plans, strict=True))
+    slack = [step.definition.slack(plan) for step, plan in zip(recipe.steps, plans, strict=True)]
     units = planned_fates(recipe, source, layout, plans)
     fates = [fate for unit in units.values() for fate in unit]
     parameters = sum(_count(fate.shape) for fate in fates)
-    weight_bytes = _weight_bytes(units) + slack
+    weight_bytes = _weight_bytes(units) + sum(bytes_ or 0 for bytes_ in slack)
     needs = sorted(needed(recipe))
     tokens = recipe.recipe.calibration.tokens if needs else 0
     return Plan(
@@ -129,7 +129,7 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, c
         parameters=parameters,
         source_bytes=sum(source.nbytes(name) for name in source.names),
         weight_bytes=weight_bytes,
-        exact=not slack,
+        exact=all(bytes_ is None for bytes_ in slack),
         asset_bytes=_asset_bytes(source, layout, priors=bool(needs)),
         bits_per_weight=8 * weight_bytes / parameters,
         effects=tuple(_effect(step.name, fates) for step in recipe.steps),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from moecompress.calibration.options import CalibrationOptions
+from moecompress.passes.allocate.options import AllocationOptions, Floors
+from moecompress.passes.allocate.table import allocators
 from moecompress.recipe.schema import Budget, EvaluateOptions, Gates, Recipe, known_passes
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -61,14 +64,34 @@ def markdown() -> str:
             *_table(definition.options),
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_allocators()])
 
 
-def _table(model: type[BaseModel]) -> Iterator[str]:
+def _allocators() -> Iterator[str]:
+    """A table of what all allocators share, then for each its purpose and its own keys."""
+    yield from (
+        "## Allocators",
+        "",
+        "`bits: {allocate: NAME, …}` of `quantize.experts` gives every expert bits of its own.",
+    )
+    yield from ("One budget is given: `average` or `size` (`edgemoe`: or `tolerance`). Keys of all allocators:", "")
+    yield from _table(AllocationOptions)
+    yield from ("", "### Floors", "", (Floors.__doc__ or "").strip(), "", *_table(Floors), "")
+    for name, allocator in allocators().items():
+        about = (sys.modules[allocator.choose.__module__].__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        rows = list(_table(allocator.options, AllocationOptions))
+        yield from (f"### `{name}`", "", about, "", *(rows if len(rows) > 2 else ["No keys of its own."]), "")
+
+
+def _table(model: type[BaseModel], known: type[BaseModel] | None = None) -> Iterator[str]:
+    """The keys of a model, but for those that are just like `known`'s."""
     properties = model.model_json_schema()["properties"]
+    shared = known.model_fields if known else {}
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for name, field in model.model_fields.items():
+        if name in shared and (name == "allocate" or repr(shared[name].default) == repr(field.default)):
+            continue
         meaning = (field.description or "").replace("|", "or")
         yield f"| `{name}` | {_type(properties[name])} | {_default(field)} | {meaning} |"
 
@@ -76,7 +99,8 @@ def _table(model: type[BaseModel]) -> Iterator[str]:
 def _type(schema: Mapping[str, Any]) -> str:
     """A JSON Schema type in words: `integer or null`, `"auto" or "text"`, `list of string`."""
     if "$ref" in schema:
-        return str(schema["$ref"]).rsplit("/", 1)[1]
+        name = str(schema["$ref"]).rsplit("/", 1)[1]
+        return "allocator" if name in {found.options.__name__ for found in allocators().values()} else name
     if "enum" in schema or "const" in schema:
         return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if "anyOf" in schema or "oneOf" in schema:

@@ -37,11 +37,11 @@ Choice = Annotated[Annotated[BitWidth, Tag("int")] | Annotated[Form, Tag("Form")
 class Floors(RoleBits):
     """The fewest bits by projection and by place: `{down: 3, first_layers: {2: 4}}` gives layers 0 and 1 four."""
 
-    gate: BitWidth | None = None
-    up: BitWidth | None = None
-    down: BitWidth | None = None
-    first_layers: dict[int, BitWidth] = Field(default_factory=dict)
-    last_layers: dict[int, BitWidth] = Field(default_factory=dict)
+    gate: BitWidth | None = Field(None, description="fewest bits of every gate")
+    up: BitWidth | None = Field(None, description="fewest bits of every up")
+    down: BitWidth | None = Field(None, description="fewest bits of every down")
+    first_layers: dict[int, BitWidth] = Field(default_factory=dict, description="count of MoE layers → fewest bits")
+    last_layers: dict[int, BitWidth] = Field(default_factory=dict, description="count of MoE layers → fewest bits")
 
     def least(self, projection: Projection, position: int, layers: int) -> int:
         """The fewest bits that a projection may have in the MoE layer at `position` of `layers`."""
@@ -66,7 +66,7 @@ class AllocationOptions(BaseModel):
     count: Literal["effective", "nominal"] = Field(
         "effective", description="whether average counts scales, minima and alignment, or the bare bits"
     )
-    floors: Floors = Field(Floors(), description="fewest bits: gate, up, down, first_layers, last_layers ({2: 4})")
+    floors: Floors = Field(Floors(), description="fewest bits by projection and by place")
     solver: Literal["lagrangian", "milp"] = Field(
         "lagrangian", description="lagrangian: fast, within one choice of the optimum; milp: exact, through HiGHS"
     )

@@ -115,7 +115,6 @@ def _plain(candidates: Candidates, allocator: str, found: Allocation) -> dict[st
     plan: dict[str, Any] = {
         "allocator": allocator,
         "exact": True,
-        "slack": 0,
         "forms": [spec.key for spec in candidates.levels],
         "specs": [asdict(spec) for spec in candidates.levels],
         "layers": {

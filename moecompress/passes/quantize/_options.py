@@ -57,7 +57,7 @@ class RoleBits(BaseModel):
     """Bits by role; a role that is not named has `default` bits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    default: BitWidth | None = None
+    default: BitWidth | None = Field(None, description="for those not named")
 
     @model_validator(mode="before")
     @classmethod

@@ -204,8 +204,8 @@ def _rounded_to_nearest(layer: LayerWeights, specs: Sequence[Mapping[Projection,
     return layer.with_experts(tuple(experts), _claims(layer))
 
 
-def _slack(plan: Any) -> int:
-    return int(plan["slack"]) if plan else 0
+def _slack(plan: Any) -> int | None:
+    return None if plan is None or plan["exact"] else int(plan["slack"])
 
 
 def _planned_spec(options: Options, plan: Any, name: str, role: Role | None, shape: tuple[int, ...]) -> Any:
