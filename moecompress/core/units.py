@@ -32,7 +32,9 @@ def parse_size(text: str | int) -> int:
 
 def parse_share(text: str | float) -> float:
     """The part of a whole meant by `text`: 0.02, "0.02" or "2%". Raises UsageError for anything else."""
-    match = None if isinstance(text, bool) else _SHARE.fullmatch(str(text))
+    if isinstance(text, int | float) and not isinstance(text, bool) and text >= 0:
+        return float(text)
+    match = _SHARE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise UsageError(f"{text!r} is not a share. Write a number such as 0.02, or a percentage such as 2%.")
     return float(match.group(1)) / (100 if match.group(2) else 1)

@@ -9,7 +9,7 @@ POPULARITY = np.array([0.9, 0.6, 0.3, 0.1, 0.05, 0.02, 0.0, 0.03])
 SIZE = np.array([100, 120, 90, 110, 100, 80, 100, 130])
 
 
-def simulated(size, popularity, capacity, tokens=40000):
+def simulated(size, popularity, capacity, tokens=6000):
     """Bytes per token of an LRU cache of bytes when experts are drawn independently at every token."""
     draws = np.random.default_rng(0).random((tokens, len(size))) < popularity
     order, resident, read = [], 0, 0
@@ -26,10 +26,13 @@ def simulated(size, popularity, capacity, tokens=40000):
     return read / tokens
 
 
-@pytest.mark.parametrize("capacity", [300, 450, 600])
+@pytest.mark.parametrize("capacity", [1000, 2000, 4000])
 def test_expected_reads_are_those_of_a_simulated_cache(capacity):
-    expected = bytes_per_token(SIZE, POPULARITY, capacity)
-    assert expected == pytest.approx(simulated(SIZE, POPULARITY, capacity), rel=0.25)
+    """Che's approximation takes the cache as full; a real one is short of it by half a record on average."""
+    drawn = np.random.default_rng(0)
+    size, popularity = drawn.integers(50, 150, 64), np.clip(drawn.pareto(1.0, 64) * 0.03, 0, 0.95)
+    expected = bytes_per_token(size, popularity, capacity)
+    assert expected == pytest.approx(simulated(size, popularity, capacity), rel=0.25)
 
 
 def test_reads_end_when_everything_in_use_fits():
@@ -50,15 +53,21 @@ def test_prices_are_the_derivatives_of_reads(capacity):
         assert prices[expert] == pytest.approx((more - less) / 2e-3, rel=1e-3, abs=1e-6)
 
 
-def test_weighing_streams_fewer_bytes_for_more_divergence(toy, falling):
-    error = falling(lambda layer, expert: [40, 9, 5, 4, 3, 2][expert])
-    options = {"experts": 6, "error": error, "average": 2.5, "memory": "50%", "counts": [[80, 50, 30, 20, 10, 10]] * 2}
-    made = [toy("edge", weight=weight, **options).choose() for weight in (0, 0.3, 2.0)]
+def test_weighing_streams_fewer_bytes_for_more_divergence(toy):
+    drawn = np.random.default_rng(0)
+    counts = np.clip(np.round(np.sort(drawn.pareto(1.2, 24))[::-1] * 3), 1, 95).astype(int).tolist()
+    sensitivity = drawn.lognormal(0, 1, (2, 24))
+
+    def error(layer, expert, projection, bits):
+        return sensitivity[layer][expert] * counts[expert] * 4.0**-bits
+
+    options = {"experts": 24, "error": error, "average": 2.5, "memory": "50%", "counts": [counts] * 2}
+    made = [toy("edge", weight=weight, **options).choose() for weight in (0, 1.0, 4.0)]
     reads, losses = [found.details["bytes_per_token"] for found in made], [found.predicted for found in made]
-    assert reads[0] > reads[1] >= reads[2] and losses[0] < losses[1] <= losses[2]
-    assert made[0].details["bytes_per_token"] == made[1].details["unweighted"]["bytes_per_token"]
-    objective = [found.predicted / losses[0] + 0.3 * found.details["bytes_per_token"] / reads[0] for found in made]
-    assert objective[1] == min(objective)
+    assert reads[0] > reads[1] > reads[2] and losses[0] < losses[1] < losses[2]
+    assert made[1].details["unweighted"] == {"predicted": losses[0], "bytes_per_token": reads[0]}
+    objective = [loss / losses[0] + read / reads[0] for loss, read in zip(losses, reads, strict=True)]
+    assert objective[1] == min(objective), "each weight's allocation is the best of the three at that weight"
 
 
 def test_memory_for_all_makes_weight_idle(toy, falling):
