@@ -26,7 +26,7 @@ def simulated(size, popularity, capacity, tokens=6000):
     return read / tokens
 
 
-@pytest.mark.parametrize("capacity", [1000, 2000, 4000])
+@pytest.mark.parametrize("capacity", [2000, 3000, 4000])
 def test_expected_reads_are_those_of_a_simulated_cache(capacity):
     """Che's approximation takes the cache as full; a real one is short of it by half a record on average."""
     drawn = np.random.default_rng(0)
