@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Routing = tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32], npt.NDArray[np.uint16]]
+
 T = TypeVar("T")
 
 
@@ -105,6 +107,11 @@ class Engine:
         return self._open.plan.context
 
     @property
+    def top_k(self) -> int:
+        """Routed experts a token uses in a layer."""
+        return self._open.architecture.top_k
+
+    @property
     def isa(self) -> str:
         """The instruction-set path of the kernels: scalar, avx2 or avx512vnni."""
         return str(self._open.model.isa)
@@ -165,6 +172,21 @@ class Engine:
         logits: npt.NDArray[np.float32]
         logits, _ = self._compute(tokens, 0, lambda model, rest: model.forward(rest, True))
         return logits
+
+    def routing(self, ids: Sequence[int], guesses: int = 0) -> Iterator[Routing]:
+        """What the tokens of one text choose, a chunk at a time: experts uint16 [n, layers, top_k] by weight, the
+        weights float32, and the `guesses` experts uint16 that each layer's router ranks first one layer early.
+
+        Layers count layers with routed experts. Raises RequestError as `generate` does.
+        """
+        tokens = [int(token) for token in ids]
+        self._check(tokens)
+        self._cancelled.clear()
+        self._open.model.record_routing(guesses)
+        for first in range(0, len(tokens), self.plan.chunk):
+            part = tokens[: first + self.plan.chunk]
+            routing, _ = self._compute(part, first, _run_and_tell)
+            yield routing
 
     def cancel(self) -> None:
         """End the request that runs now, at the next layer. Callable from any thread."""
@@ -259,6 +281,12 @@ class Engine:
                 raise RequestCancelled("The request was cancelled.")
             self._ids = ids
             return run(model, array("i", ids[reused:])), reused
+
+
+def _run_and_tell(model: Any, ids: array[int]) -> Routing:
+    model.forward(ids)
+    routing: Routing = model.routing()
+    return routing
 
 
 def _common(left: list[int], right: list[int], most: int) -> int:

@@ -55,6 +55,7 @@ class Demand:
     peak: int = 0
     logits: int = 0  # bytes of the largest matrix of logits that will be asked for
     predictor: int = 0  # bytes of what guesses go by
+    aside: int = 0  # bytes that the caller needs beside the engine
 
     @property
     def floor(self) -> int:
@@ -148,7 +149,7 @@ def _planned(demand: Demand, chunk: int, budget: int) -> MemoryPlan:
         text=text_bytes(demand.context),
         logits=demand.logits,
         predictor=demand.predictor,
-        reserve=_RESERVE_BYTES + needs.experts * _EXPERT_BYTES,
+        reserve=_RESERVE_BYTES + needs.experts * _EXPERT_BYTES + demand.aside,
         cache=0,
         slots=0,
         chunk=chunk,

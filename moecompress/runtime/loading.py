@@ -47,8 +47,8 @@ class LoadOptions:
     speculation: read experts that a coming layer is likely to want while the disk is idle, `off`, `on`, or `auto`:
     while it pays. predictor: how they are told. overlap: compute while experts are read. isa: a kernel path, empty for
     the best. chunk: tokens of a prompt worked on at once, None for what the budget suggests. logits: tokens for which
-    `Engine.logits` will be asked at once; text is generated without. None of these changes a bit of the
-    output. kv: `int8` halves the key-value cache and changes the output; see `lossy`.
+    `Engine.logits` will be asked at once; text is generated without. aside: bytes of the budget that the caller needs.
+    None of these changes a bit of the output. kv: `int8` halves the key-value cache and changes the output; see `lossy`.
     """
 
     budget: int | None = None
@@ -65,6 +65,7 @@ class LoadOptions:
     chunk: int | None = None
     logits: int = 0
     kv: str = "int16"
+    aside: int = 0
 
     def __post_init__(self) -> None:
         for name, most in (("threads", 1024), ("lanes", 64), ("context", 1 << 24), ("slots", 1 << 31), ("chunk", 4096)):
@@ -172,6 +173,7 @@ def demand(tables: Tables, options: LoadOptions, priors_bytes: int = 0) -> Deman
         peak=memory.peak_rss_bytes(),
         logits=logits_bytes(architecture.sizes.vocabulary, options.logits),
         predictor=_PRIORS_COPIES * priors_bytes,
+        aside=options.aside,
     )
 
 
