@@ -17,7 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from moecompress.runtime.engine import Engine
-    from moecompress.runtime.loading import Prepared
+    from moecompress.runtime.loading import LoadOptions, Prepared
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class EngineFlags:
         from moecompress.runtime.engine import Engine
 
         return Engine.open(artifact, **_given(self))
+
+    def options(self) -> LoadOptions:
+        """The same as options of loading."""
+        from moecompress.runtime.loading import LoadOptions
+
+        return LoadOptions.of(**_given(self))
 
     def prepare(self, artifact: Path) -> Prepared:
         """What `open` would load, with its memory plan."""

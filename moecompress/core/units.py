@@ -54,3 +54,8 @@ def format_size(count: int | float) -> str:
             )
         value /= 1024
     return f"{value:.3g} TiB"
+
+
+def format_speed(per_second: float) -> str:
+    """A speed with at least three significant digits and no more decimals than that takes, such as 1740 or 12.3."""
+    return f"{per_second:.0f}" if per_second >= 100 else f"{per_second:.3g}"

@@ -9,7 +9,6 @@ with Engine.open("artifact", memory="600MiB") as engine:
 
 from __future__ import annotations
 
-import os
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from moecompress.artifact.manifest import Manifest
 from moecompress.core.errors import RequestError, UsageError
-from moecompress.core.units import format_size, parse_size
+from moecompress.core.units import format_size
 from moecompress.runtime import _native
 from moecompress.runtime.generation import Generation, RequestCancelled
 from moecompress.runtime.ledger import MemoryPlan
@@ -77,9 +76,7 @@ class Engine:
         **options: Any,
     ) -> Prepared:
         """What `open` would load, with its memory plan; `Engine(load(prepared))` loads it. Arguments as for `open`."""
-        budget = None if memory is None else parse_size(memory)
-        workers = len(os.sched_getaffinity(0)) if threads is None else threads
-        return prepare(Path(artifact), LoadOptions(budget=budget, threads=workers, context=context, **options))
+        return prepare(Path(artifact), LoadOptions.of(memory, threads, context, **options))
 
     @property
     def manifest(self) -> Manifest:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from moecompress.artifact.manifest import Manifest
 from moecompress.artifact.reader import ArtifactReader
 from moecompress.core import memory
 from moecompress.core.errors import ArtifactError, RequestError, UsageError
 from moecompress.core.registry import nearest
+from moecompress.core.units import parse_size
 from moecompress.runtime import _native
 from moecompress.runtime.families.base import Architecture
 from moecompress.runtime.ledger import Demand, MemoryPlan, Needs, default_budget, plan_memory
@@ -66,6 +69,19 @@ class LoadOptions:
     logits: int = 0
     kv: str = "int16"
     aside: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        memory: int | str | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Options as users give them: memory in bytes or as a text such as 600MiB, threads by default all cores."""
+        budget = None if memory is None else parse_size(memory)
+        workers = len(os.sched_getaffinity(0)) if threads is None else threads
+        return cls(budget=budget, threads=workers, context=context, **options)
 
     def __post_init__(self) -> None:
         for name, most in (("threads", 1024), ("lanes", 64), ("context", 1 << 24), ("slots", 1 << 31), ("chunk", 4096)):
@@ -121,6 +137,16 @@ class Loaded:
     plan: MemoryPlan
     lossy: tuple[str, ...]
     model: Any
+
+
+def popularity(folder: Path) -> list[float]:
+    """Share of tokens that each expert served while the artifact was calibrated, layer by layer; empty if not known."""
+    with ArtifactReader(folder) as reader:
+        priors, experts = reader.priors(), [len(layer.experts) for layer in reader.manifest.experts]
+    if priors is None:
+        return []
+    table, most = array("f", bytes(priors.popularity)), max(experts)
+    return [share for layer, count in enumerate(experts) for share in table[layer * most : layer * most + count]]
 
 
 def prepare(folder: Path, options: LoadOptions) -> Prepared:

@@ -1,7 +1,7 @@
 import pytest
 
 from moecompress.core.errors import UsageError
-from moecompress.core.units import format_size, parse_size
+from moecompress.core.units import format_size, format_speed, parse_size
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,8 @@ def test_sizes_print_in_binary_units(count, text):
 @pytest.mark.parametrize("count", [1023 * 2**20, 999 * 2**10, 2**45])
 def test_printed_sizes_have_no_exponent(count):
     assert "e" not in format_size(count).replace("B", "")
+
+
+@pytest.mark.parametrize(("speed", "text"), [(1743.2, "1743"), (100.4, "100"), (12.345, "12.3"), (0.4567, "0.457")])
+def test_speeds_are_short(speed, text):
+    assert format_speed(speed) == text
