@@ -5,10 +5,9 @@
 #include "kernels/paths.h"
 
 #if MOECOMPRESS_X86
-#include <type_traits>
-
-#include "kernels/floats8.h"
+#include "kernels/bytes8.h"
 #include "kernels/simd.h"
+#include "kernels/simd_bytes.h"
 
 namespace moecompress {
 namespace {
@@ -16,24 +15,9 @@ namespace {
 constexpr int parts = 2;             // of a tile's rows
 constexpr int64_t part_bytes = 32;   // of a vector of codes
 
-// x >> right (or << -right) in each byte whose mask leaves only bits that came from the same byte.
-template <int right>
-inline __m256i moved(__m256i x) {
-    if constexpr (right > 0) return _mm256_srli_epi16(x, right);
-    if constexpr (right < 0) return _mm256_slli_epi16(x, -right);
-    return x;
-}
+inline __m256i load(const void* from) { return Bytes8::load(from).value; }
 
-inline __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
-
-inline void store(void* to, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
-
-// Four bytes, or two 16-bit integers, in every lane of 32 bits.
-inline __m256i every_lane(const void* from) {
-    int32_t bytes;
-    std::memcpy(&bytes, from, sizeof bytes);
-    return _mm256_set1_epi32(bytes);
-}
+inline void store(void* to, __m256i x) { Bytes8{x}.store(to); }
 
 // Makes the compiler finish these sums here: it would gather all products first and run out of registers.
 inline void settle([[maybe_unused]] __m256i (&sums)[parts]) {
@@ -42,42 +26,17 @@ inline void settle([[maybe_unused]] __m256i (&sums)[parts]) {
 #endif
 }
 
-// Body(0), ..., Body(count - 1), each index a constant.
-template <int count, int first = 0, class Body>
-inline void unrolled(const Body& body) {
-    if constexpr (first < count) {
-        body(std::integral_constant<int, first>());
-        unrolled<count, first + 1>(body);
-    }
-}
-
-// One quad's digits of 8 rows, from the planes of the codes' upper `left` bits, which begin at bit `shift`.
-template <int left, int shift, int quad>
-inline __m256i digits(const uint8_t* plane) {
-    constexpr int width = plane_width(left);
-    const __m256i packed = load(plane + quad % width * vector_bytes);
-    if constexpr (width == 8) return packed;
-    const __m256i mask = _mm256_set1_epi8(static_cast<char>(((1 << width) - 1) << shift));
-    const __m256i part = _mm256_and_si256(moved<quad / width * width - shift>(packed), mask);
-    if constexpr (width < left) {
-        const __m256i rest = digits<left - width, shift + width, quad>(plane + width * vector_bytes);
-        return _mm256_or_si256(part, rest);
-    }
-    return part;
-}
-
 // One quad's codes of rows 8 * part ... Those of 3 bits are put together for quads q and q + 4 at once, in the halves
 // of every byte: the same shift brings the upper bits of both into place.
 template <int bits, int quad>
 inline __m256i quad_codes(const uint8_t* block, int part) {
     const uint8_t* const rows = block + part * part_bytes;
-    if constexpr (bits != 3) return digits<bits, 0, quad>(rows);
+    if constexpr (bits != 3) return quad_bits<Bytes8, bits, 0, quad>(rows).value;
     constexpr int first = quad % 4;
-    const __m256i lower = moved<first / 2 * 2>(load(rows + first % 2 * vector_bytes));
-    const __m256i upper = moved<first - 2>(load(rows + 2 * vector_bytes));
-    const __m256i two = _mm256_or_si256(_mm256_and_si256(lower, _mm256_set1_epi8(0x33)),
-                                        _mm256_and_si256(upper, _mm256_set1_epi8(0x44)));
-    return _mm256_and_si256(moved<quad / 4 * 4>(two), _mm256_set1_epi8(0x07));
+    const Bytes8 lower = Bytes8::load(rows + first % 2 * vector_bytes).moved<first / 2 * 2>();
+    const Bytes8 upper = Bytes8::load(rows + 2 * vector_bytes).moved<first - 2>();
+    const Bytes8 two = Bytes8::merged<0x44>(Bytes8::masked<0x33>(lower), upper);
+    return Bytes8::masked<0x07>(two.moved<quad / 4 * 4>()).value;
 }
 
 // The first and the last two of every four bytes as 16-bit integers.

@@ -3,42 +3,20 @@
 #include "kernels/paths.h"
 
 #if MOECOMPRESS_X86
-#include "kernels/floats8.h"
+#include "kernels/bytes8.h"
 #include "kernels/simd_affine.h"
 #include "kernels/simd_bytes.h"
 
 namespace moecompress {
 namespace {
 
-struct Bytes8 {
+struct VnniBytes8 : Bytes8 {
     using Sums = __m256i;
     static constexpr int offset = 0;
     static constexpr int panel_tokens = 2;
-    __m256i value;
-
-    static Bytes8 load(const void* from) { return {_mm256_loadu_si256(static_cast<const __m256i*>(from))}; }
-    void store(void* to) const { _mm256_storeu_si256(static_cast<__m256i*>(to), value); }
-    template <int right>
-    Bytes8 moved() const {
-        if constexpr (right > 0) return {_mm256_srli_epi16(value, right)};
-        if constexpr (right < 0) return {_mm256_slli_epi16(value, -right)};
-        return *this;
-    }
-    template <int mask>
-    static Bytes8 masked(Bytes8 a) {
-        return {_mm256_and_si256(a.value, _mm256_set1_epi8(static_cast<char>(mask)))};
-    }
-    template <int mask>
-    static Bytes8 merged(Bytes8 a, Bytes8 b) {
-        return {_mm256_or_si256(a.value, masked<mask>(b).value)};
-    }
 
     static Sums zero() { return _mm256_setzero_si256(); }
-    static __m256i four(const int8_t* from) {
-        int32_t bytes;
-        std::memcpy(&bytes, from, sizeof bytes);
-        return _mm256_set1_epi32(bytes);
-    }
+    static __m256i four(const int8_t* from) { return every_lane(from); }
     static Sums dot(Sums sums, Bytes8 codes, __m256i four) { return _mm256_dpbusd_avx_epi32(sums, codes.value, four); }
     static Floats8 joined(Sums upper, Sums lower, int32_t) {
         return {_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(upper, 8), lower))};
@@ -50,7 +28,7 @@ struct Bytes8 {
 void multiply_avxvnni(const PackedMatrix& w, const Activations& x, int64_t first_tile, int64_t last_tile, float* y,
                       int64_t y_stride) {
     if (w.codec != Codec::affine) return avx2_kernels.multiply(w, x, first_tile, last_tile, y, y_stride);
-    AffinePath<Floats8, ByteBlocks<Floats8, Bytes8>>::multiply(w, x, first_tile, last_tile, y, y_stride);
+    AffinePath<Floats8, ByteBlocks<Floats8, VnniBytes8>>::multiply(w, x, first_tile, last_tile, y, y_stride);
 }
 
 }  // namespace moecompress

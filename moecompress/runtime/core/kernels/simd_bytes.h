@@ -52,6 +52,7 @@ struct ByteBlocks {
     static constexpr int64_t panel_bytes = block_bytes(8);
     static constexpr int panel_tokens = Bytes::panel_tokens;
     using Sums = typename Bytes::Sums;
+    using Codes = decltype(Bytes::load(nullptr));  // Bytes itself or what it adds its products to
 
     template <int bits>
     static void dots(const uint8_t* block, const Activations& x, int64_t at, V (&out)[parts]) {
@@ -62,7 +63,7 @@ struct ByteBlocks {
             const auto high = Bytes::four(x.high + at * block_columns + quad * 4);
             const auto low = Bytes::four(x.low + at * block_columns + quad * 4);
             for (int part = 0; part < parts; ++part) {
-                Bytes codes = quad_bits<Bytes, bits, 0, quad>(block + part * part_bytes);
+                Codes codes = quad_bits<Codes, bits, 0, quad>(block + part * part_bytes);
                 if constexpr (offset != 0) codes = Bytes::with_sign(codes);
                 upper[part] = Bytes::dot(upper[part], codes, high);
                 lower[part] = Bytes::dot(lower[part], codes, low);
@@ -77,7 +78,7 @@ struct ByteBlocks {
     static void unpack(const uint8_t* block, uint8_t* panel) {
         unrolled<quads>([&](auto quad) {
             for (int part = 0; part < parts; ++part) {
-                Bytes codes = quad_bits<Bytes, bits, 0, quad>(block + part * part_bytes);
+                Codes codes = quad_bits<Codes, bits, 0, quad>(block + part * part_bytes);
                 if constexpr (Bytes::offset != 0) codes = Bytes::with_sign(codes);
                 codes.store(panel + quad * vector_bytes + part * part_bytes);
             }
@@ -91,7 +92,7 @@ struct ByteBlocks {
         for (int token = 0; token < tokens; ++token)
             for (int part = 0; part < parts; ++part) upper[token][part] = lower[token][part] = Bytes::zero();
         for (int quad = 0; quad < quads; ++quad) {
-            Bytes codes[parts];
+            Codes codes[parts];
             for (int part = 0; part < parts; ++part)
                 codes[part] = Bytes::load(panel + quad * vector_bytes + part * part_bytes);
             for (int token = 0; token < tokens; ++token) {
