@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moecompress.artifact.priors import priors_file_bytes
+from moecompress.artifact.records import Planned
 from moecompress.artifact.sizes import planned_weight_bytes
 from moecompress.calibration.collect import disk_bytes
 from moecompress.calibration.gradients import gradient_disk_bytes
@@ -28,6 +29,7 @@ from moecompress.models.source import TensorSource
 from moecompress.passes.base import expert_parameter
 from moecompress.pipeline.assets import source_assets
 from moecompress.pipeline.decide import Decisions
+from moecompress.pipeline.device import DeviceNeeds, Experts, Trunk, device_needs
 from moecompress.pipeline.encode import dense_dtype
 from moecompress.pipeline.statistics import gradients, needed
 from moecompress.pipeline.units import expert_dtype
@@ -64,6 +66,7 @@ class Plan:
     statistics_disk_bytes: int
     peak_memory_bytes: int
     seconds: float
+    device: DeviceNeeds | None
 
     @property
     def artifact_bytes(self) -> int:
@@ -121,7 +124,8 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, c
     units = planned_fates(recipe, source, layout, plans)
     fates = [fate for unit in units.values() for fate in unit]
     parameters = sum(_count(fate.shape) for fate in fates)
-    weight_bytes = _weight_bytes(units) + sum(bytes_ or 0 for bytes_ in slack)
+    placed = _placed(units)
+    weight_bytes = planned_weight_bytes(*placed) + sum(bytes_ or 0 for bytes_ in slack)
     needs = sorted(needed(recipe))
     tokens = recipe.recipe.calibration.tokens if needs else 0
     return Plan(
@@ -139,6 +143,7 @@ def make_plan(recipe: LoadedRecipe, source: TensorSource, layout: ModelLayout, c
         statistics_disk_bytes=_disk(recipe, layout, tokens),
         peak_memory_bytes=_peak_memory(units, layout, tokens, recipe),
         seconds=_seconds(layout, fates, tokens, recipe),
+        device=device_needs(layout.model_type, source.config, *placed),
     )
 
 
@@ -180,9 +185,10 @@ def _count(shape: tuple[int, ...]) -> int:
     return count
 
 
-def _weight_bytes(units: Mapping[int | None, list[Fate]]) -> int:
-    trunk: dict[str, tuple[CodecSpec, tuple[int, ...]]] = {}
-    experts: dict[int, list[dict[Projection, tuple[CodecSpec, tuple[int, ...]]]]] = {}
+def _placed(units: Mapping[int | None, list[Fate]]) -> tuple[Trunk, Experts]:
+    """Codec and shape of every trunk tensor by name, and of every matrix of the experts by layer."""
+    trunk: dict[str, Planned] = {}
+    experts: dict[int, list[dict[Projection, Planned]]] = {}
     for index, fates in units.items():
         routed = [fate for fate in fates if fate.role is None]
         trunk.update({fate.name: (fate.spec, fate.shape) for fate in fates if fate.role is not None})
@@ -191,7 +197,7 @@ def _weight_bytes(units: Mapping[int | None, list[Fate]]) -> int:
             experts[index] = [
                 {p: (fate.spec, fate.shape) for p, fate in zip(PROJECTIONS, group, strict=True)} for group in groups
             ]
-    return planned_weight_bytes(trunk, experts)
+    return trunk, experts
 
 
 def _effect(name: str, fates: list[Fate]) -> PassEffect:

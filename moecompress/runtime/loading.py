@@ -51,7 +51,7 @@ class LoadOptions:
     while it pays. predictor: how they are told. overlap: compute while experts are read. isa: a kernel path, empty for
     the best. chunk: tokens of a prompt worked on at once, None for what the budget suggests. logits: tokens for which
     `Engine.logits` will be asked at once; text is generated without. aside: bytes of the budget that the caller needs.
-    None of these changes a bit of the output. kv: `int8` halves the key-value cache and changes the output; see `lossy`.
+    None of these changes a bit of the output. kv: `int8` halves the key-value cache and changes the output (`lossy`).
     """
 
     budget: int | None = None

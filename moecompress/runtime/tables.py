@@ -5,11 +5,11 @@ Every tensor of the trunk must have exactly one place in the forward pass; one t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moecompress.artifact.manifest import TRUNK, Manifest, StoredExpert, StoredTensor
+from moecompress.artifact.manifest import TRUNK, ExpertLayer, Manifest, StoredExpert, StoredTensor
 from moecompress.codecs.base import CodecSpec
 from moecompress.core.errors import ArtifactError, UnsupportedModelError
 from moecompress.runtime.families.base import Architecture, Family, Layer, family_of, read_architecture
@@ -49,24 +49,36 @@ class Tables:
 
 def read_tables(manifest: Manifest) -> Tables:
     """The tables of an artifact. Raises ArtifactError, or UnsupportedModelError for a model or codec not handled."""
-    family = family_of(manifest.architecture.model_type)
-    architecture = read_architecture(manifest.architecture.model_type, manifest.architecture.config)
-    specs = manifest.specs()
-    roles = _roles(family, architecture, manifest)
-    trunk = [_trunk_row(role, name, manifest.trunk[name], specs) for name, role in roles.items()]
-    return Tables(architecture, trunk, expert_rows(manifest))
+    model = manifest.architecture
+    return make_tables(model.model_type, model.config, manifest.trunk, manifest.experts, manifest.specs())
+
+
+def make_tables(
+    model_type: str,
+    config: Mapping[str, Any],
+    stored: Mapping[str, StoredTensor],
+    experts: Sequence[ExpertLayer],
+    specs: Mapping[str, CodecSpec],
+) -> Tables:
+    """The tables of trunk tensors and experts that lie where these say, of an artifact or of one to come."""
+    family, architecture = family_of(model_type), read_architecture(model_type, config)
+    roles = _roles(family, architecture, model_type, set(stored))
+    trunk = [_trunk_row(role, name, stored[name], specs) for name, role in roles.items()]
+    return Tables(architecture, trunk, _layer_rows(experts, specs))
 
 
 def expert_rows(manifest: Manifest) -> list[LayerRow]:
     """The tables of the experts alone, layer by layer. Raises UnsupportedModelError for a codec without kernels."""
-    specs = manifest.specs()
-    layers = sorted(manifest.experts, key=lambda layer: layer.layer)
+    return _layer_rows(manifest.experts, manifest.specs())
+
+
+def _layer_rows(experts: Sequence[ExpertLayer], specs: Mapping[str, CodecSpec]) -> list[LayerRow]:
+    layers = sorted(experts, key=lambda layer: layer.layer)
     return [(layer.layer, layer.file, [_expert_row(expert, specs) for expert in layer.experts]) for layer in layers]
 
 
-def _roles(family: Family, architecture: Architecture, manifest: Manifest) -> dict[str, str]:
+def _roles(family: Family, architecture: Architecture, model_type: str, present: set[str]) -> dict[str, str]:
     """Checkpoint name → role, for every tensor the model needs and no other."""
-    present = set(manifest.trunk)
     roles = {"model.embed_tokens.weight": "embedding", "model.norm.weight": "final_norm"}
     if not architecture.tied:
         roles["lm_head.weight"] = "head"
@@ -80,7 +92,7 @@ def _roles(family: Family, architecture: Architecture, manifest: Manifest) -> di
         what = f"lacks the trunk tensor {missing[0]!r}" if missing else f"has a trunk tensor {unknown[0]!r}"
         raise ArtifactError(
             f"The artifact {what}, which does not fit its config.json of model_type "
-            f"{manifest.architecture.model_type!r}. Make it again from an unchanged checkpoint."
+            f"{model_type!r}. Make it again from an unchanged checkpoint."
         )
     return roles
 
@@ -107,21 +119,21 @@ def _layer_names(
         yield role, prefix + name
 
 
-def _trunk_row(role: str, name: str, entry: StoredTensor, specs: dict[str, CodecSpec]) -> TrunkRow:
+def _trunk_row(role: str, name: str, entry: StoredTensor, specs: Mapping[str, CodecSpec]) -> TrunkRow:
     vector = role.endswith(_VECTORS)
     if len(entry.shape) != (1 if vector else 2):
         raise ArtifactError(f"The trunk tensor {name!r} has the shape {list(entry.shape)}; {role} cannot have that.")
     return role, TRUNK, vector, _tensor_row(entry, specs)
 
 
-def _expert_row(expert: StoredExpert, specs: dict[str, CodecSpec]) -> ExpertRow:
+def _expert_row(expert: StoredExpert, specs: Mapping[str, CodecSpec]) -> ExpertRow:
     if "gate" not in expert.projections:
         raise UnsupportedModelError("The artifact's experts have no gate matrix; the engine runs gated experts only.")
     gate, up, down = (_tensor_row(expert.projections[name], specs) for name in ("gate", "up", "down"))
     return expert.offset, expert.bytes, gate, up, down
 
 
-def _tensor_row(entry: StoredTensor, specs: dict[str, CodecSpec]) -> TensorRow:
+def _tensor_row(entry: StoredTensor, specs: Mapping[str, CodecSpec]) -> TensorRow:
     rows, columns = (1, *entry.shape) if len(entry.shape) == 1 else entry.shape
     codec, bits, group = _kernel(specs[entry.codec])
     return codec, bits, group, rows, columns, entry.offset, entry.bytes

@@ -52,6 +52,8 @@ def test_plan_then_run_then_verify_inspect_eval_generate(command, recipe, tiny, 
     outcome = command("run", recipe, "--model", model, "--out", out, "--json", as_json=True)
     assert outcome["bytes"] == sum(path.stat().st_size for path in out.iterdir())
     assert 0 <= outcome["bytes"] - plan["artifact_bytes"] < 200_000
+    assert 0 < plan["device"]["floor_bytes"] <= plan["device"]["resident_bytes"]
+    assert plan["device_interpreter_bytes"] < 100 << 20
     measured = outcome["evaluation"]
     assert measured["artifact"]["perplexity"] / measured["original"]["perplexity"] < 1.2
     assert 0 < measured["artifact"]["kl_mean"] < 0.5

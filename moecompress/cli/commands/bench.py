@@ -93,6 +93,7 @@ def _measure(engine: Engine, prepared: Prepared, rows: list[list[int]], prompt: 
     return {
         "artifact_hash": engine.manifest.artifact_hash,
         "isa": engine.isa,
+        "lossy": list(engine.lossy),
         "threads": prepared.options.threads,
         "expert_cache": "warm",
         "prefill_tokens_per_s": vars(benchmark.Spread.of([run.prefill.tokens_per_s for run in runs])),
