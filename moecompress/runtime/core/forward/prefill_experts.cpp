@@ -10,7 +10,8 @@ namespace moecompress {
 
 namespace {
 
-constexpr int experts_read_ahead = 8;  // of the one being computed
+constexpr int experts_read_ahead = 8;     // of the one being computed
+constexpr int64_t copy_operations = 16;  // what an element that is only moved or added costs, in multiply-adds
 
 // The quantised form of one token.
 void copy_token(const Activations& from, int64_t token, const Activations& to, int64_t place) {
@@ -54,8 +55,9 @@ void SparseBlock::prefill_expert(int expert, const Activations& input) {
     const int64_t* const slots = slots_.data() + first_[size_t(expert)];
     const int64_t count = first_[size_t(expert) + 1] - first_[size_t(expert)];
     const FeedForward weights = store_.get(expert);
-    feed_forward(machine_, weights, gather(input, slots, count), scratch_, scratch_.expert_out);
-    machine_.run(count, count * config_.hidden, [&](int64_t first, int64_t last) {
+    const bool coded = weights.gate.codec == Codec::affine && weights.up.codec == Codec::affine;
+    feed_forward(machine_, weights, gather(input, slots, count, !coded), scratch_, scratch_.expert_out);
+    machine_.run(count, count * config_.hidden * copy_operations, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             float* const out = scratch_.block_out + slots[i] / config_.top_k * config_.hidden;
             machine_.kernels.add_scaled(out, scratch_.expert_out + i * config_.hidden, scratch_.chosen_weight[slots[i]],
@@ -64,12 +66,13 @@ void SparseBlock::prefill_expert(int expert, const Activations& input) {
     });
 }
 
-Activations SparseBlock::gather(const Activations& input, const int64_t* slots, int64_t count) const {
+Activations SparseBlock::gather(const Activations& input, const int64_t* slots, int64_t count, bool values) const {
     const Activations gathered = scratch_.gathered.activations(count, config_.hidden);
-    machine_.run(count, count * config_.hidden, [&](int64_t first, int64_t last) {
+    machine_.run(count, count * config_.hidden * copy_operations, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             const int64_t token = slots[i] / config_.top_k;
             copy_token(input, token, gathered, i);
+            if (!values) continue;
             std::memcpy(scratch_.gathered.values + i * config_.hidden, input.values + token * config_.hidden,
                         size_t(config_.hidden) * sizeof(float));
         }

@@ -60,7 +60,8 @@ private:
     // prefill_experts.cpp
     void prefill(const LayerWeights& weights, int table, const Activations& input);
     void prefill_expert(int expert, const Activations& input);
-    Activations gather(const Activations& input, const int64_t* slots, int64_t count) const;
+    // The chosen tokens one after the other, with their `values` when a dense matrix reads them.
+    Activations gather(const Activations& input, const int64_t* slots, int64_t count, bool values) const;
 
     const Machine& machine_;
     const ModelConfig& config_;

@@ -69,6 +69,9 @@ struct Floats16 {
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
     }
+    static void folded(const Floats16 (&sums)[4][1], float* out) {
+        for (int i = 0; i < 4; ++i) out[i] = folded(sums[i]);
+    }
 };
 
 }  // namespace

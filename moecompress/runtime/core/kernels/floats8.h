@@ -70,6 +70,20 @@ struct Floats8 {
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
     }
+    // The same of four sums, in a quarter of the steps each.
+    static void folded(const Floats8 (&sums)[4][2], float* out) {
+        const auto halves = [&](int i, int j) {
+            const __m256 a = _mm256_add_ps(sums[i][0].value, sums[i][1].value);
+            const __m256 b = _mm256_add_ps(sums[j][0].value, sums[j][1].value);
+            return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+        };
+        const __m256 ab = halves(0, 1), cd = halves(2, 3);
+        const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+        const __m256 one = _mm256_add_ps(two, _mm256_movehdup_ps(two));  // a . c . | b . d .
+        const __m128 ac = _mm256_castps256_ps128(one), bd = _mm256_extractf128_ps(one, 1);
+        const __m128 abcd = _mm_shuffle_ps(ac, bd, 0x88);  // a c b d
+        _mm_storeu_ps(out, _mm_shuffle_ps(abcd, abcd, 0xd8));
+    }
 };
 
 }  // namespace

@@ -80,6 +80,9 @@ struct Floats4 {
         const float32x2_t two = vadd_f32(vget_low_f32(four.value), vget_high_f32(four.value));
         return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
     }
+    static void folded(const Floats4 (&sums)[4][4], float* out) {
+        for (int i = 0; i < 4; ++i) out[i] = folded(sums[i]);
+    }
 };
 
 struct Bytes4 {

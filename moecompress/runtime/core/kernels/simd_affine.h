@@ -22,8 +22,13 @@ constexpr int64_t prefetch_distance = 2048;
 template <class V>
 void store_tile(const PackedMatrix& w, int64_t tile, const V* sums, float* y) {
     const int64_t rows = rows_in_tile(w, tile);
-    for (int64_t start = 0; start < rows; start += V::rows)
-        sums[start / V::rows].store_part(y + tile * tile_rows + start, smaller_of(rows - start, V::rows));
+    for (int64_t start = 0; start < rows; start += V::rows) {
+        float* const to = y + tile * tile_rows + start;
+        if (rows - start >= V::rows)
+            sums[start / V::rows].store(to);
+        else
+            sums[start / V::rows].store_part(to, rows - start);
+    }
 }
 
 template <class V, class Blocks>
@@ -56,6 +61,11 @@ struct AffinePath {
     };
 
     template <int bits>
+    static void prefetch(const uint8_t* block) {
+        for (int line = 0; line < bits; ++line) __builtin_prefetch(block + prefetch_distance + line * vector_bytes);
+    }
+
+    template <int bits>
     static void one_token(const PackedMatrix& w, const uint8_t* data, const Activations& x, V (&out)[parts]) {
         V sums[parts];
         for (V& sum : sums) sum = V::all(0.0f);
@@ -65,8 +75,7 @@ struct AffinePath {
             data += header_bytes;
             const int64_t end = smaller_of(start + group_blocks, blocks);
             for (int64_t block = start; block < end; ++block, data += block_bytes(bits)) {
-                for (int line = 0; line < bits; ++line)
-                    __builtin_prefetch(data + prefetch_distance + line * vector_bytes);
+                prefetch<bits>(data);
                 V dots[parts];
                 Blocks::template dots<bits>(data, x, block, dots);
                 group.add(dots, x, block, sums);
@@ -105,8 +114,10 @@ struct AffinePath {
             const Group group(data);
             data += header_bytes;
             const int64_t width = smaller_of(group_blocks, blocks - start);
-            for (int64_t block = 0; block < width; ++block, data += block_bytes(bits))
+            for (int64_t block = 0; block < width; ++block, data += block_bytes(bits)) {
+                prefetch<bits>(data);
                 Blocks::template unpack<bits>(data, panel + block * Blocks::panel_bytes);
+            }
             add_group<Blocks::panel_tokens>(panel, width, group, x, x.place(start, first), count, sums);
         }
     }

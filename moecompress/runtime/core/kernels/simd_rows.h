@@ -14,9 +14,18 @@ struct RowPath {
     static constexpr int parts = static_cast<int>(tile_rows) / V::rows;
     static constexpr int together = 4;  // vectors, or rows of a single vector
     static constexpr int pieces = 8;    // registers of y that one pass over the rows fills
+    static constexpr int64_t rows_ahead = 2048;  // bytes
 
     static V floats(const int16_t* from) { return V::from_int16(from); }
     static V floats(const int8_t* from) { return V::from_int8(from); }
+
+    // Asks for as many bytes, a little ahead: heads are far apart, and hardware prefetchers stop at the ends of pages.
+    template <class T>
+    static void prefetch(const T* data, int64_t count) {
+        const auto* const ahead = reinterpret_cast<const uint8_t*>(data) + rows_ahead;
+        for (int64_t byte = 0; byte < count * static_cast<int64_t>(sizeof(T)); byte += 64)
+            __builtin_prefetch(ahead + byte);
+    }
 
     // Elements of the last, incomplete sixteen: lanes past the end keep their sum, whose zero may have a sign.
     template <class T>
@@ -31,7 +40,7 @@ struct RowPath {
         }
     }
 
-    template <class T, int vectors, int rows>
+    template <bool ragged, int vectors, int rows, class T>
     static void dots(const T* data, int64_t size, const Lines<const float>& x, const Lines<float>& out) {
         V sums[vectors][rows][parts];
         for (auto& vector : sums)
@@ -47,14 +56,19 @@ struct RowPath {
                         sums[v][r][part] = V::fused(lanes, row, sums[v][r][part]);
                     }
                 }
-        for (int v = 0; v < vectors; ++v)
-            for (int r = 0; r < rows; ++r) {
-                if (i < size) add_last(data + r * size + i, x.data + v * x.stride + i, size - i, sums[v][r]);
-                out.data[v * out.stride + r] = V::folded(sums[v][r]);
-            }
+        for (int v = 0; v < vectors && ragged; ++v)
+            for (int r = 0; r < rows; ++r)
+                add_last(data + r * size + i, x.data + v * x.stride + i, size - i, sums[v][r]);
+        for (int v = 0; v < vectors; ++v) {
+            if constexpr (rows == together)
+                V::folded(sums[v], out.data + v * out.stride);
+            else
+                for (int r = 0; r < rows; ++r) out.data[v * out.stride + r] = V::folded(sums[v][r]);
+        }
     }
 
-    template <class T>
+    // `ragged`: the size is not a multiple of sixteen.
+    template <bool ragged, class T>
     static void all_dots(const T* data, int64_t size, int64_t length, Lines<const float> x, Lines<float> out) {
         const auto next = [&](int count) {
             x.count -= count;
@@ -63,13 +77,22 @@ struct RowPath {
         };
         for (; x.count >= together; next(together))
             for (int64_t r = 0; r < length; ++r)
-                dots<T, together, 1>(data + r * size, size, x, {out.data + r, out.stride, together});
+                dots<ragged, together, 1>(data + r * size, size, x, {out.data + r, out.stride, together});
         for (; x.count > 0; next(1)) {
             int64_t r = 0;
-            for (; r + together <= length; r += together)
-                dots<T, 1, together>(data + r * size, size, x, {out.data + r, out.stride, 1});
-            for (; r < length; ++r) dots<T, 1, 1>(data + r * size, size, x, {out.data + r, out.stride, 1});
+            for (; r + together <= length; r += together) {
+                prefetch(data + r * size, together * size);
+                dots<ragged, 1, together>(data + r * size, size, x, {out.data + r, out.stride, 1});
+            }
+            for (; r < length; ++r) dots<ragged, 1, 1>(data + r * size, size, x, {out.data + r, out.stride, 1});
         }
+    }
+
+    template <class T>
+    static void dots_of(const T* data, int64_t size, int64_t length, const Lines<const float>& x,
+                        const Lines<float>& out) {
+        if (size % tile_rows == 0) return all_dots<false>(data, size, length, x, out);
+        all_dots<true>(data, size, length, x, out);
     }
 
     // `width` registers of columns from `data` on, of every row.
@@ -80,11 +103,11 @@ struct RowPath {
         for (int v = 0; v < vectors; ++v)
             for (int k = 0; k < width; ++k) sums[v][k] = V::load(y.data + v * y.stride + k * V::rows);
         for (int64_t r = 0; r < length; ++r, data += size) {
-            V row[width];
-            for (int k = 0; k < width; ++k) row[k] = floats(data + k * V::rows);
-            for (int v = 0; v < vectors; ++v) {
-                const V factor = V::all(factors.data[v * factors.stride + r]);
-                for (int k = 0; k < width; ++k) sums[v][k] = V::fused(factor, row[k], sums[v][k]);
+            V factor[vectors];
+            for (int v = 0; v < vectors; ++v) factor[v] = V::all(factors.data[v * factors.stride + r]);
+            for (int k = 0; k < width; ++k) {
+                const V row = floats(data + k * V::rows);
+                for (int v = 0; v < vectors; ++v) sums[v][k] = V::fused(factor[v], row, sums[v][k]);
             }
         }
         for (int v = 0; v < vectors; ++v)
@@ -131,8 +154,8 @@ struct RowPath {
 
     static void row_dots(const IntegerRows& rows, int64_t length, const Lines<const float>& x,
                          const Lines<float>& out) {
-        if (rows.narrow) return all_dots(static_cast<const int8_t*>(rows.data), rows.size, length, x, out);
-        all_dots(static_cast<const int16_t*>(rows.data), rows.size, length, x, out);
+        if (rows.narrow) return dots_of(static_cast<const int8_t*>(rows.data), rows.size, length, x, out);
+        dots_of(static_cast<const int16_t*>(rows.data), rows.size, length, x, out);
     }
 
     static void add_rows(const IntegerRows& rows, int64_t length, const Lines<const float>& factors,
