@@ -78,7 +78,8 @@ class CoreCalls:
     def _forward(self, generator: Random) -> None:
         model = _native.Model(**self._arguments())
         tokens = [generator.randrange(8) for _ in range(generator.choice([1, 2, 17, 64, 65]))]
-        calls: list[dict[str, Any]] = [{"tokens": np.array(tokens, np.int32), "all_logits": True}, {"length": 3}]
+        kept = {"length": generator.randrange(len(tokens))}
+        calls: list[dict[str, Any]] = [{"tokens": np.array(tokens, np.int32), "all_logits": True}, kept]
         _damage(calls, generator)
         for call in (*calls, {"tokens": np.arange(4, dtype=np.int32)}):
             (model.reset if "length" in call else model.forward)(**call)

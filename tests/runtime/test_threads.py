@@ -28,6 +28,12 @@ def test_waiting_threads_sleep():
     assert time.process_time() - before < 5
 
 
+def test_impossible_numbers_of_items_are_refused():
+    for items in (-1, 2**20 + 1, 2**62):
+        with pytest.raises(ValueError, match=f"not of {items}"):
+            _native.thread_pool_visits(1, items)
+
+
 def test_impossible_numbers_of_threads_are_refused():
     for threads in (0, -1, 257):
         with pytest.raises(ValueError, match=f"A pool of {threads} threads cannot be made"):

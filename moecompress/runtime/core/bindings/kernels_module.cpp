@@ -229,6 +229,8 @@ void bind_rows(nb::module_& m) {
 
 // Counts how often each of `items` is visited in `rounds` jobs; an item equal to `fail_at` throws.
 Result<int64_t> visits(int threads, int64_t items, int rounds, int64_t fail_at) {
+    if (items < 0 || items > 1 << 20)
+        throw std::invalid_argument("Visits of 0 to 2^20 items can be counted, not of " + std::to_string(items) + ".");
     auto counts = new_array<int64_t>({static_cast<size_t>(items)});
     const nb::gil_scoped_release release;
     ThreadPool pool(threads);
