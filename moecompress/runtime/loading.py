@@ -255,10 +255,9 @@ def _priors(folder: Path, tables: Tables, options: LoadOptions) -> _Priors | Non
     return len(experts), max(experts), bytes(priors.popularity), bytes(priors.one_layer), bytes(priors.two_layer)
 
 
-def _model(prepared: Prepared) -> Any:
-    described, options, plan = prepared.described, prepared.options, prepared.plan
-    tables = described.tables
-    values = {
+def core_options(plan: MemoryPlan, options: LoadOptions, priors: _Priors | None) -> dict[str, Any]:
+    """The options by the names under which the core reads them."""
+    return {
         "threads": options.threads,
         "context": plan.context,
         "chunk": options.chunk or plan.chunk,
@@ -269,10 +268,15 @@ def _model(prepared: Prepared) -> Any:
         "io": options.io,
         "speculation": options.speculation,
         "predictor": options.predictor,
-        "priors": prepared.priors,
+        "priors": priors,
         "overlap": options.overlap,
         "kv": options.kv,
     }
+
+
+def _model(prepared: Prepared) -> Any:
+    described, tables = prepared.described, prepared.described.tables
+    values = core_options(prepared.plan, prepared.options, prepared.priors)
     folder = str(described.folder)
     with _artifact_errors():
         return _native.Model(folder, tables.architecture.flags(), tables.trunk, tables.experts, values)

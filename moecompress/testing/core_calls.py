@@ -5,15 +5,20 @@ One or two places of a call that works are replaced. The core must answer with a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moecompress.artifact.reader import read_manifest
 from moecompress.runtime import _native
+from moecompress.runtime.ledger import MemoryPlan
+from moecompress.runtime.loading import LoadOptions, core_options
 from moecompress.runtime.tables import read_tables
 from moecompress.testing.damage import NUMBERS, hostile, some_place
 
@@ -23,8 +28,17 @@ _ARRAYS: tuple[Any, ...] = (
     np.full((2, 64), np.nan, np.float32), np.full((2, 64), np.inf, np.float32), np.full((3, 7), 1e38, np.float32),
     np.zeros((2, 64), np.float64), np.zeros((64, 2), np.float32).T, np.zeros(1, np.uint8), np.zeros(4096, np.uint8),
     np.full((2, 2), -1, np.int64), np.full((2, 2), 2**62, np.int64), np.zeros((2, 9), np.int64), np.zeros(3, np.int32),
-    np.array([2**31 - 1, -1], np.int32), np.zeros(70, np.int32), np.zeros(2, object), None, "x",
+    np.array([2**31 - 1, -1], np.int32), np.full((9, 2, 2), 65535, np.uint16), np.zeros((0, 2, 2), np.uint16),
+    np.zeros((9, 2, 0), np.uint16), np.zeros((9, 2, 2), np.uint16), b"", b"x", bytearray(64), array("i", []),
+    array("i", [-1]), array("d", [1.0]), array("i", range(70)),
+    np.zeros(70, np.int32), np.zeros(2, object), None, "x",
 )  # fmt: skip
+
+
+def small_options() -> dict[str, Any]:
+    """Options of the core for a tiny model: 4 slots, a context of 64, chunks of 16."""
+    parts = {field.name: 0 for field in fields(MemoryPlan)}
+    return core_options(MemoryPlan(**{**parts, "slots": 4, "context": 64, "chunk": 16}), LoadOptions(lanes=1), None)
 
 
 class CoreCalls:
@@ -36,7 +50,8 @@ class CoreCalls:
         self._calls: dict[str, Callable[[Random], Any]] = {
             "model": self._model, "needs": self._needs, "forward": self._forward, "routed": self._routed,
             "run": self._run, "matmul": self._matmul, "row": self._row, "elementwise": self._elementwise,
-            "pool": self._pool,
+            "pool": self._pool, "next": self._next, "sample": self._sample, "replay": self._replay,
+            "recall": self._recall,
         }  # fmt: skip
         for call in self._calls.values():
             call(_Sparing(0))  # what is damaged later works now
@@ -58,11 +73,8 @@ class CoreCalls:
             "config": tables.architecture.flags(),
             "trunk": _lists(tables.trunk),
             "experts": _lists(tables.experts),
-            "options": {
-                "threads": 1, "context": 64, "chunk": 16, "isa": "", "slots": 4, "lanes": 1, "policy": "lru",
-                "io": "automatic", "kv": "int16",
-            },
-        }  # fmt: skip
+            "options": small_options(),
+        }
 
     def _model(self, generator: Random) -> None:
         arguments = self._arguments()
@@ -131,6 +143,39 @@ class CoreCalls:
         call = _damaged({"threads": 2, "items": 9, "fail_at": -1}, generator)
         _native.thread_pool_visits(**call, rounds=1)
 
+    def _next(self, generator: Random) -> None:
+        model = _native.Model(**self._arguments())
+        call = {"tokens": array("i", [3, 1, 2]), "temperature": 0.9, "top_p": 0.9, "top_k": 5, "uniform": 0.5}
+        model.next(**_damaged(call, generator))
+
+    def _sample(self, generator: Random) -> None:
+        logits = np.linspace(-5, 5, 64, dtype=np.float32)
+        call = {"logits": logits, "temperature": 0.9, "top_p": 0.9, "top_k": 5, "uniform": 0.99}
+        _native.sample(**_damaged(call, generator))
+
+    def _replay(self, generator: Random) -> None:
+        policies = [*_native.policy_names(), "belady"]
+        call = {"chosen": _routing(9), "experts": [8, 8], "policy": generator.choice(policies), "slots": 4}
+        _native.replay(**_damaged(call, generator))
+
+    def _recall(self, generator: Random) -> None:
+        call = {
+            "chosen": _routing(9), "weights": np.full((9, 2, 2), 0.5, np.float32), "guesses": _routing(9),
+            "experts": [8, 8], "predictor": generator.choice(_native.predictor_names()), "named": 2,
+            "priors": [2, 8, bytes(2 * 8 * 4), bytes(2 * 8 * 8 * 2), bytes(2 * 8 * 8 * 2)],
+        }  # fmt: skip
+        call = _damaged(call, generator)
+        parts = call["priors"]
+        if isinstance(parts, list):
+            call["priors"] = tuple(bytearray(part) if isinstance(part, bytes) else part for part in parts)
+        _native.recall(**call)
+
+
+def _routing(tokens: int) -> npt.NDArray[np.uint16]:
+    """Choices [tokens, 2 layers, top-2] of 8 experts."""
+    first = np.arange(tokens * 2, dtype=np.uint16).reshape(tokens, 2) % 8
+    return np.stack([first, (first + 3) % 8], axis=2).astype(np.uint16)
+
 
 class _Sparing(Random):
     """Makes choices, but damages nothing."""
@@ -157,7 +202,7 @@ def _damage(value: Any, generator: Random) -> None:
 
 
 def _replacement(old: Any, generator: Random) -> Any:
-    if isinstance(old, np.ndarray):
+    if isinstance(old, np.ndarray | array | bytes):
         return generator.choice(_ARRAYS)
     if isinstance(old, float) and generator.random() < 0.5:
         return generator.choice([float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-300, 1e300])

@@ -12,7 +12,9 @@ class SanitizedCore:
 
     def find_spec(self, name, path=None, target=None):
         """The sanitized core's place, for its name alone."""
-        return importlib.util.spec_from_file_location(name, os.environ["MOECOMPRESS_SANITIZED"]) if name == NAME else None
+        return (
+            importlib.util.spec_from_file_location(name, os.environ["MOECOMPRESS_SANITIZED"]) if name == NAME else None
+        )
 
 
 sys.meta_path.insert(0, SanitizedCore())

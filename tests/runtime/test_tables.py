@@ -15,6 +15,7 @@ from moecompress.artifact.reader import read_manifest
 from moecompress.core.errors import ArtifactError
 from moecompress.runtime import _native
 from moecompress.runtime.tables import Tables, read_tables
+from moecompress.testing.core_calls import small_options
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +75,8 @@ def test_the_router_may_have_either_of_its_names(encoded):
 
 
 def _native_model(folder: Path, tables: Tables, **changes: Any) -> Any:
-    options = {
-        "threads": 1, "context": 64, "chunk": 16, "isa": "", "slots": 4, "lanes": 1, "policy": "lru", "io": "automatic",
-        "overlap": True, "speculation": "off", "predictor": "router", "priors": None, "kv": "int16",
-    }  # fmt: skip
     values = {"config": tables.architecture.flags(), "trunk": tables.trunk, "experts": tables.experts, **changes}
-    return _native.Model(str(folder), values["config"], values["trunk"], values["experts"], options)
+    return _native.Model(str(folder), values["config"], values["trunk"], values["experts"], small_options())
 
 
 @pytest.mark.parametrize("value", [0, -1, 1, 31, 2**31 - 1, 2**31, 2**62, 2**63 - 1])
