@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moecompress.artifact.builder import ArtifactBuilder
 from moecompress.artifact.manifest import MANIFEST, Manifest, behaviour_hash, manifest_text
+from moecompress.artifact.priors import Priors
 from moecompress.codecs.affine import AffineSpec
 from moecompress.codecs.base import CodecSpec, EncodedWeight
 from moecompress.codecs.dense import DenseSpec
@@ -68,6 +70,19 @@ def random_trunk(layer: int | None) -> dict[str, EncodedWeight]:
 
 
 _F32 = DenseSpec(dtype="f32")
+
+
+def random_priors(experts: Sequence[int], seed: int = 0) -> Priors:
+    """Priors of layers of so many experts that depend on the seed alone."""
+    generator = np.random.default_rng(seed)
+    most = max(experts)
+    popularity = generator.random((len(experts), most), np.float32)
+    pairs = [generator.standard_normal((len(experts), most, most)).astype(np.float16) for _ in range(2)]
+    tables: list[npt.NDArray[Any]] = [popularity, *pairs]
+    for layer, count in enumerate(experts):
+        for table in tables:
+            table[layer, ..., count:] = 0
+    return Priors(*(table.tobytes() for table in tables))
 
 
 def put_random_pieces(builder: ArtifactBuilder) -> None:

@@ -26,6 +26,7 @@ from moecompress.artifact.manifest import MANIFEST
 from moecompress.artifact.reader import ArtifactReader
 from moecompress.artifact.verify import verify
 from moecompress.core.errors import MoecompressError
+from moecompress.runtime import _native
 from moecompress.runtime.engine import Engine
 from moecompress.testing.core_calls import CoreCalls
 from moecompress.testing.damage import put_down, restore
@@ -64,8 +65,10 @@ class DamagedArtifacts:
     def _read(self, folder: Path, guarded: bool, generator: Random) -> str:
         reader, verified = _ending(lambda: _read_all(folder)), _ending(lambda: verify(folder))
         slots = generator.choice([None, None, 2, 3])
+        predictor = generator.choice(_native.predictor_names())
+        ahead = {"speculation": generator.choice(["off", "on"]), "predictor": predictor}
         tokens: list[tuple[int, ...]] = []
-        engine = _ending(lambda: tokens.append(_generate(folder, slots=slots)))
+        engine = _ending(lambda: tokens.append(_generate(folder, slots=slots, **ahead)))
         if tokens and guarded and verified == _FINE and tokens[0] != self._expected:
             raise AssertionError(f"verify accepts the artifact, but it gives {tokens[0]} instead of {self._expected}")
         if tokens and generator.random() < 0.25:

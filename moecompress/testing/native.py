@@ -16,11 +16,14 @@ import numpy.typing as npt
 import torch
 
 from moecompress.artifact.builder import ArtifactBuilder
+from moecompress.artifact.manifest import PRIORS
+from moecompress.artifact.priors import pack_priors
 from moecompress.codecs.affine import AffineSpec
 from moecompress.codecs.base import EncodedWeight
 from moecompress.codecs.dense import dense_weight
 from moecompress.codecs.table import codec_of
 from moecompress.core.types import PROJECTIONS, Projection
+from moecompress.testing.artifacts import random_priors
 from moecompress.testing.tiny import tiny_model, write_tokenizer
 
 PROVENANCE = {"source_hash": "ab" * 32, "recipe": {}, "seed": 0, "versions": {}, "calibration_hash": None, "passes": []}
@@ -122,9 +125,15 @@ def build_artifact(
     return folder / "artifact"
 
 
-def tiny_artifact(folder: Path, family: str, bits: Bits = Bits(), **overrides: Any) -> tuple[Path, Any]:
-    """An artifact of a random tiny model and the model itself, with the same weights."""
+def tiny_artifact(
+    folder: Path, family: str, bits: Bits = Bits(), *, priors: bool = False, **overrides: Any
+) -> tuple[Path, Any]:
+    """An artifact of a random tiny model and the model itself, with the same weights; `priors` adds random ones."""
     model = tiny_model(family, **overrides)
+    if priors:
+        experts = [model.config.num_experts] * model.config.num_hidden_layers
+        (folder / "assets").mkdir()
+        (folder / "assets" / PRIORS).write_bytes(pack_priors(random_priors(experts), experts))
     return build_artifact(folder, model, bits), model
 
 

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import struct
 
-import numpy as np
 import pytest
 
 from moecompress.artifact.builder import ArtifactBuilder
 from moecompress.artifact.container import METADATA, Form, typed_header
 from moecompress.artifact.files import ArtifactFolder
 from moecompress.artifact.manifest import PRIORS
-from moecompress.artifact.priors import Priors, forms, pack_priors, priors_file_bytes, priors_nbytes, read_priors
+from moecompress.artifact.priors import forms, pack_priors, priors_file_bytes, priors_nbytes, read_priors
 from moecompress.artifact.reader import ArtifactReader
 from moecompress.artifact.verify import verify
 from moecompress.core.errors import ArtifactError
-from moecompress.testing.artifacts import ASSETS, EXPERTS, LAYERS, put_random_pieces, seal
+from moecompress.testing.artifacts import ASSETS, EXPERTS, LAYERS, put_random_pieces, random_priors, seal
 
 COUNTS = [3, 2]
-
-
-def random_priors(experts, seed=0):
-    generator = np.random.default_rng(seed)
-    most = max(experts)
-    popularity = generator.random((len(experts), most), np.float32)
-    tables = [generator.standard_normal((len(experts), most, most)).astype(np.float16) for _ in range(2)]
-    for layer, count in enumerate(experts):
-        for table in (popularity, *tables):
-            table[layer, ..., count:] = 0
-    return Priors(*(table.tobytes() for table in (popularity, *tables)))
 
 
 def read(folder, data, experts=COUNTS):

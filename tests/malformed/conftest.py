@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def runnable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Qwen2-MoE with tokenizer and chat template: 2 layers of 8 experts, biases and a shared expert."""
+    """Qwen2-MoE with tokenizer, chat template and priors: 2 layers of 8 experts, biases and a shared expert."""
     from moecompress.testing.native import Bits, tiny_artifact
 
-    return tiny_artifact(tmp_path_factory.mktemp("runnable"), "qwen2_moe", Bits(experts=3, trunk=8))[0]
+    return tiny_artifact(tmp_path_factory.mktemp("runnable"), "qwen2_moe", Bits(experts=3, trunk=8), priors=True)[0]

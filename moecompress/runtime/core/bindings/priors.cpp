@@ -18,7 +18,8 @@ using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::
 
 template <typename T>
 std::vector<T> table(const nb::handle& value, uint64_t count) {
-    const auto bytes = nb::cast<Bytes>(value);
+    Bytes bytes;
+    if (!nb::try_cast<Bytes>(value, bytes)) throw std::invalid_argument("A table of priors must be bytes.");
     if (bytes.size() != checked_multiply(count, sizeof(T)))
         throw std::invalid_argument("A table of priors has " + std::to_string(bytes.size()) + " bytes, not " +
                                     std::to_string(count) + " numbers of " + std::to_string(sizeof(T)) + ".");
@@ -32,10 +33,10 @@ std::vector<T> table(const nb::handle& value, uint64_t count) {
 Priors parse_priors(const nb::handle& value) {
     Priors priors;
     if (value.is_none()) return priors;
-    const auto parts = nb::cast<nb::tuple>(value);
-    if (parts.size() != 5) throw std::invalid_argument("Priors are (layers, experts, and three tables).");
-    priors.layers = nb::cast<int>(parts[0]);
-    priors.experts = nb::cast<int>(parts[1]);
+    nb::tuple parts;
+    if (!nb::try_cast<nb::tuple>(value, parts) || parts.size() != 5 || !nb::try_cast<int>(parts[0], priors.layers) ||
+        !nb::try_cast<int>(parts[1], priors.experts))
+        throw std::invalid_argument("Priors are a tuple of layers, experts, and three tables.");
     if (priors.layers < 0 || priors.experts < 0) throw std::invalid_argument("Priors cannot have negative sizes.");
     const uint64_t rows = checked_multiply(uint64_t(priors.layers), uint64_t(priors.experts));
     priors.popularity = table<float>(parts[2], rows);

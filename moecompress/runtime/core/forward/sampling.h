@@ -23,7 +23,7 @@ public:
     static uint64_t bytes(int64_t vocabulary);
 
     float* logits() { return logits_; }  // [vocabulary], filled by the caller
-    // A token; `uniform` lies in [0, 1). Throws std::invalid_argument when a logit is not a finite number.
+    // A token. Throws std::invalid_argument when a logit is not a finite number or an option is out of range.
     int32_t next(const SamplingOptions& options, double uniform);
 
 private:

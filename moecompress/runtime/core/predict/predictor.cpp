@@ -38,7 +38,7 @@ std::vector<std::string> predictor_names() {
 void likeliest(const float* scores, int experts, int count, std::vector<int>& result) {
     result.resize(size_t(experts));
     std::iota(result.begin(), result.end(), 0);
-    const size_t kept = size_t(std::min(count, experts));
+    const size_t kept = size_t(std::clamp(count, 0, experts));
     std::partial_sort(result.begin(), result.begin() + std::ptrdiff_t(kept), result.end(), [&](int a, int b) {
         return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
     });

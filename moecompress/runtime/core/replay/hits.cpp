@@ -1,5 +1,7 @@
 #include "replay/hits.h"
 
+#include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 #include "cache/residency.h"
@@ -31,7 +33,9 @@ Replayed replay(const RoutingTrace& trace, const std::string& policy, int slots)
     if (slots < trace.top_k)
         throw std::invalid_argument("The cache needs at least " + std::to_string(trace.top_k) + " slots, not " +
                                     std::to_string(slots) + ".");
-    Residency residency(trace.experts, slots, policy == "belady" ? belady(trace) : named_policy(policy));
+    const auto experts = std::accumulate(trace.experts.begin(), trace.experts.end(), int64_t{0});
+    Residency residency(trace.experts, int(std::min<int64_t>(slots, experts)),
+                        policy == "belady" ? belady(trace) : named_policy(policy));
     Replayed result;
     for (int64_t token = 0; token < trace.tokens; ++token)
         for (int layer = 0; layer < trace.layers(); ++layer) {

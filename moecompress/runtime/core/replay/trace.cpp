@@ -6,7 +6,17 @@
 
 namespace moecompress {
 
+namespace {
+
+constexpr int most_experts = 65536;  // that 16 bits can name
+
+}  // namespace
+
 void RoutingTrace::check() const {
+    for (const int count : experts)
+        if (count < 1 || count > most_experts)
+            throw std::invalid_argument("A layer of a trace has 1 to " + std::to_string(most_experts) +
+                                        " experts, not " + std::to_string(count) + ".");
     for (int64_t token = 0; token < tokens; ++token)
         for (int layer = 0; layer < layers(); ++layer) {
             const uint16_t* const choice = at(token, layer);
