@@ -23,9 +23,9 @@ uint64_t Sampler::bytes(int64_t vocabulary) {
 }
 
 int32_t Sampler::next(const SamplingOptions& options, double uniform) {
-    if (!(options.temperature >= 0.0 && options.top_p > 0.0 && options.top_k >= 0 && uniform >= 0.0 && uniform < 1.0))
+    if (!(options.temperature >= 0.0 && options.top_p > 0.0 && options.top_k >= 0 && uniform >= 0.0 && uniform <= 1.0))
         throw std::invalid_argument(
-            "A token is drawn with a temperature and a top_k of at least 0, a top_p above 0 and a number in [0, 1).");
+            "A token is drawn with a temperature and a top_k of at least 0, a top_p above 0 and a number from 0 to 1.");
     if (!std::all_of(logits_, logits_ + vocabulary_, [](float logit) { return std::isfinite(logit); }))
         throw std::invalid_argument(
             "The model's logits are not finite numbers, so no token can be chosen. Verify the artifact.");
