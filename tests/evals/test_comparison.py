@@ -95,9 +95,9 @@ def test_the_command_fails_with_that_message(tmp_path, capsys):
 
 def test_finished_measurements_are_kept_and_not_repeated(tmp_path):
     path, calls = tmp_path / "out.json", []
-    first = results.Results(path, {"threads": 2})
+    first = results.Results(path, {"threads": 2, "caps": (0.75, 0.5)})
     assert first.measure("start", lambda: calls.append(1) or {"import_to_first_token_s": 0.25})
-    second = results.Results(path, {"threads": 2})
+    second = results.Results(path, {"threads": 2, "caps": (0.75, 0.5)})
     assert not second.measure("start", lambda: calls.append(2) or {})
     assert calls == [1]
     assert json.loads(path.read_text())["import_to_first_token_s"] == 0.25

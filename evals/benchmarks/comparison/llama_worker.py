@@ -94,8 +94,8 @@ class Llama:
     def _evaluate(self, ids: list[int]) -> None:
         for first in range(0, len(ids), 512):
             part = ids[first : first + 512]
-            batch = api.llama_batch_get_one((api.llama_token * len(part))(*part), len(part))
-            code = api.llama_decode(self._context, batch)
+            tokens = (api.llama_token * len(part))(*part)  # the batch only points to it
+            code = api.llama_decode(self._context, api.llama_batch_get_one(tokens, len(part)))
             if code:
                 raise RuntimeError(f"llama_decode failed with code {code}.")
 

@@ -16,7 +16,8 @@ class Results:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self._path = path
-        self._values: dict[str, Any] = {"settings": dict(settings), "measurements": {}}
+        plain = json.loads(json.dumps(dict(settings)))  # as the file will give them back
+        self._values: dict[str, Any] = {"settings": plain, "measurements": {}}
         if path.is_file():
             found = json.loads(path.read_text())
             if found.get("settings") != self._values["settings"]:
