@@ -59,18 +59,20 @@ void compare_products(const Kernels& path, const Weight& w, int64_t tokens, Numb
 
 constexpr int64_t shapes[][2] = {{16, 32}, {5, 130}, {33, 256}, {17, 97}, {64, 64}, {1, 1}};
 
+// Every number of tokens up to 40, and ragged shapes; the group sizes take turns, which begin differently for each
+// bits.
 void compare_affine(const Kernels& path, int bits) {
+    constexpr int group_sizes[] = {32, 64, 128};
     Numbers numbers(static_cast<uint64_t>(bits));
-    for (const int group_size : {32, 64, 128}) {
-        const Weight w = Weight::affine(bits, group_size, 40, 100, false, numbers);
-        for (int64_t tokens = 1; tokens <= 40; ++tokens) compare_products(path, w, tokens, numbers);
-        for (const auto& shape : shapes)
-            for (const int64_t tokens : {1, 2, 9, 17, 67}) {
-                const bool largest = tokens % 2 == 0;
-                const Weight other = Weight::affine(bits, group_size, shape[0], shape[1], largest, numbers);
-                compare_products(path, other, tokens, numbers);
-            }
-    }
+    int turn = bits;
+    const auto compare = [&](int64_t rows, int64_t columns, int64_t tokens) {
+        const bool largest = turn % 7 == 0;
+        const Weight w = Weight::affine(bits, group_sizes[turn++ % 3], rows, columns, largest, numbers);
+        compare_products(path, w, tokens, numbers);
+    };
+    for (int64_t tokens = 1; tokens <= 40; ++tokens) compare(40, 100, tokens);
+    for (const auto& shape : shapes)
+        for (const int64_t tokens : {1, 2, 9, 17, 67}) compare(shape[0], shape[1], tokens);
 }
 
 void compare_dense(const Kernels& path) {
