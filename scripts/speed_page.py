@@ -160,14 +160,13 @@ def routing(found: Mapping[str, Record]) -> list[str]:
     measured = {record["shape"]: record["routing"] for record in found.values() if "routing" in record}
     rows = [
         [
-            shape,
-            f"{r['effective_experts']} of {r['experts']}",
-            _percent(r["next_token_reuse"]),
-            _percent(r["next_layer_recall"]),
+            shape, f"{r['effective_experts']} of {r['experts']}", _percent(r["next_token_reuse"]),
+            _percent(r["next_layer_recall"]), _pair(r["hit_rates"]["lru"]), _pair(r["hit_rates"]["belady"]),
         ]
         for shape, r in measured.items()
-    ]
+    ]  # fmt: skip
     heads = ["model", "effective experts", "used again by the next token", "next router, one layer early"]
+    heads += ["LRU, 1.5 / 3 tokens' experts", "best possible"]
     return _section("Routing of the random models", _ROUTING, heads, rows)
 
 
@@ -179,7 +178,10 @@ _CAP = (
     "The cap is a share of the peer's file, in a memory control group of 5 % more that charges the page cache; the "
     "peer maps its file. Bytes are those of `/proc/PID/io`."
 )
-_ROUTING = "Trained OLMoE-1B-7B: 43–48 % used again, 59–89 % found one layer early; chance is 12.5 %."
+_ROUTING = (
+    "OLMoE-1B-7B itself, on 299 tokens of text: 48 % used again by the next token; in a cache of 1.5 and 3 tokens' "
+    "experts LRU finds 46 % and 69 %, the best possible policy 70 % and 86 %."
+)
 
 
 def _section(title: str, text: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -207,6 +209,10 @@ def _times(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _pair(values: Sequence[float]) -> str:
+    return " / ".join(map(_percent, values))
 
 
 def _mega(value: float | None) -> str:

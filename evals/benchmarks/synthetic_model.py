@@ -3,7 +3,7 @@
 
     evals/benchmarks/synthetic_model.py artifact --shape olmoe-7b --expert-bits 4 --attention-bits 8 --out DIR
     evals/benchmarks/synthetic_model.py gguf --shape olmoe-1.8b --type BF16 --out FILE  # IQ3_XXS, IQ2_XS: random blocks
-    evals/benchmarks/synthetic_model.py routing --shape olmoe-1.8b --tokens 192
+    evals/benchmarks/synthetic_model.py routing --shape olmoe-1.8b --tokens 299
 
 Sizes of the shape can be given one by one (`--layers 4 --experts 32`). Needs the extra `reference` for GGUF files.
 """
@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     gguf.add_argument("--out", type=Path, required=True)
     gguf.set_defaults(run=write_gguf)
     routing = commands.add_parser("routing", parents=[common], help="effective experts and locality, as JSON")
-    routing.add_argument("--tokens", type=int, default=192)
+    routing.add_argument("--tokens", type=int, default=299)
     routing.set_defaults(run=measure_routing)
     return parser.parse_args(arguments)
 

@@ -79,18 +79,21 @@ def test_routing_is_spread_and_local_like_a_trained_models():
     assert found["effective_experts"] > 40
     assert 0.3 < found["next_token_reuse"] < 0.7
     assert 0.5 < found["next_layer_recall"] < 0.95
+    lru, best = found["hit_rates"]["lru"], found["hit_rates"]["belady"]
+    assert 0.3 < lru[0] < lru[1] < best[1] and lru[0] < best[0]
 
 
 def test_collapsed_routing_is_seen():
     chosen = np.tile(np.arange(8), (2, 10, 1))
     found = routing.summary(PRESETS["quick"], chosen, chosen[:1])
     assert (found["effective_experts"], found["next_token_reuse"], found["next_layer_recall"]) == (8.0, 1.0, 1.0)
+    assert found["hit_rates"] == {"lru": [1.0, 1.0], "belady": [1.0, 1.0]}
 
 
 def test_tokens_stay_with_a_topic_and_repeat_words(weights):
     ids = np.array(stream(weights.shape, 2000))
     assert ids.min() >= 0 and ids.max() < weights.shape.vocabulary
-    assert (weights.topic(ids[1:]) == weights.topic(ids[:-1])).mean() > 0.9
+    assert 0.7 < (weights.topic(ids[1:]) == weights.topic(ids[:-1])).mean() < 0.85
     assert len(np.unique(weights.topic(ids))) == weights.shape.topics
     assert stream(weights.shape, 50) == stream(weights.shape, 50) != stream(weights.shape, 50, seed=1)
 

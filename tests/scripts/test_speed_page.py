@@ -19,7 +19,8 @@ RUN = {"ours": {"tps": 31.4}, "peer": {"tps": 17.2}, "ratio": 1.83}
 RESIDENT = {
     "shape": "olmoe-7b", "kind": "Q4_K_M", "bits": "e4a4h8g64", "ours": {"active_bytes": 713e6},
     "peer": {"active_bytes": 732e6}, "runs": {"repack": RUN, "no repack": {**RUN, "ratio": 1.9}}, "ratio": 1.83,
-    "routing": {"experts": 64, "effective_experts": 51.2, "next_token_reuse": 0.44, "next_layer_recall": 0.77},
+    "routing": {"experts": 64, "effective_experts": 51.2, "next_token_reuse": 0.44, "next_layer_recall": 0.77,
+                "hit_rates": {"lru": [0.48, 0.7], "belady": [0.71, 0.87]}},
 }  # fmt: skip
 CAPPED = {
     "shape": "olmoe-7b", "share": 0.5, "read_ahead_kib": 128, "ours_tps": 8.5, "peer_tps": 1.25, "ratio": 6.8,
@@ -58,7 +59,7 @@ def test_every_kind_of_figure_is_in_the_page():
     assert "91.2 % of experts were found there, and decoding ran at 87.0 % of the speed" in page
     assert "91.0 %" in row(page, "8-bit expert kernels") and "0.287 s" in page and "30.0 MiB" in page
     assert "| quantized | 4 | 8 | 9 | 113 | 0.0 % | 3.10× |" in page
-    assert "51.2 of 64 | 44.0 % | 77.0 %" in page
+    assert "51.2 of 64 | 44.0 % | 77.0 % | 48.0 % / 70.0 % | 71.0 % / 87.0 % |" in page
 
 
 def test_what_was_not_measured_is_left_out():

@@ -110,7 +110,7 @@ class Workspace:
         path = self.folder / f"{shape}-routing.json"
         if not path.is_file():
             self.report(f"measuring the routing of {shape}")
-            path.write_text(json.dumps(routing.measure(self.weights(shape), self.tokens(shape, 192))))
+            path.write_text(json.dumps(routing.measure(self.weights(shape), self.tokens(shape, 299))))
         measured: dict[str, Any] = json.loads(path.read_text())
         return measured
 

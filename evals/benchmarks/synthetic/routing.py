@@ -1,7 +1,8 @@
 """Which experts a synthetic model chooses for a text, by a plain numpy forward pass over the unquantized weights.
 
-Trained models for comparison (OLMoE-1B-7B on text): 40 to 60 of 64 experts in use, 43–48 % of a token's experts used
-again by the next token (chance: 12.5 %), and the next layer's router on this layer's input finds 59–89 % of its choice.
+OLMoE-1B-7B on 299 tokens of text, for comparison (the trace published with sqliteai/waste): the next token uses 47.6 %
+of a token's experts again (chance: 12.5 %); an LRU cache finds 46 % in the memory of 1.5 tokens' experts and 69 % in
+that of 3, the best possible one 70 % and 86 %. Routers one layer early find 59–89 % of the choice in various models.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moecompress.runtime import _native
 from synthetic.shapes import Shape
 from synthetic.weights import EMBEDDING, HEAD, Floats, Weights, router_name
 
 Choices = npt.NDArray[np.int64]
+POLICIES = ("lru", "belady")
 
 
 def measure(weights: Weights, ids: Sequence[int]) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def forward(weights: Weights, ids: Sequence[int]) -> tuple[Floats, Choices, Choi
 def summary(shape: Shape, chosen: Choices, guessed: Choices) -> dict[str, Any]:
     """`effective_experts`: exp of the entropy of use. `next_token_reuse`: share of experts the token before used too.
 
-    `next_layer_recall`: share of experts that the next layer's router names one layer ahead.
+    `next_layer_recall`: share of experts that the next layer's router names one layer ahead. `hit_rates`: policy →
+    share of experts found in a cache of 1.5 and of 3 tokens' experts, after the first 8 tokens.
     """
     used = np.stack([np.bincount(layer.ravel(), minlength=shape.experts) for layer in chosen])
     share = used / used.sum(1, keepdims=True)
@@ -61,7 +65,17 @@ def summary(shape: Shape, chosen: Choices, guessed: Choices) -> dict[str, Any]:
         "least_effective_layer": round(float(np.exp(entropy).min()), 1),
         "next_token_reuse": round(overlap(chosen[:, 1:], chosen[:, :-1]), 3),
         "next_layer_recall": round(overlap(chosen[1:], guessed), 3),
+        "hit_rates": {policy: [hit_rate(shape, chosen, policy, sets) for sets in (1.5, 3)] for policy in POLICIES},
     }
+
+
+def hit_rate(shape: Shape, chosen: Choices, policy: str, token_sets: float) -> float:
+    """Share of lookups that find their expert, after 8 tokens, in a cache of so many tokens' experts."""
+    layers, tokens, top_k = chosen.shape
+    slots = min(round(token_sets * layers * top_k), layers * shape.experts)
+    by_token = np.ascontiguousarray(chosen.transpose(1, 0, 2)).astype(np.uint16)
+    missed, _ = _native.replay(by_token, [shape.experts] * layers, policy, slots)
+    return round(1 - float(missed.reshape(tokens, -1)[8:].astype(bool).mean()), 3)
 
 
 def overlap(left: Choices, right: Choices) -> float:

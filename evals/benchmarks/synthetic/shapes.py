@@ -18,7 +18,7 @@ class Shape:
     top_k: int
     heads: int
     vocabulary: int
-    topics: int = 64
+    topics: int = 512
     context: int = 4096
 
     @property

@@ -6,12 +6,12 @@ import numpy as np
 
 from synthetic.shapes import Shape
 
-STAY = 0.97  # chance that the next token is of the same topic
-ZIPF = 1.3
+STAY = 0.74  # chance that the next token is of the same topic
+ZIPF = 1.0
 
 
 def stream(shape: Shape, count: int, seed: int = 0) -> list[int]:
-    """`count` ids. Within a topic, words are as frequent as in a text: the n-th most frequent like 1 / n^1.3."""
+    """`count` ids. Within a topic, words are as frequent as in a text: the n-th most frequent like 1 / n."""
     generator = np.random.default_rng([seed, shape.vocabulary, shape.topics])
     words = shape.vocabulary // shape.topics
     frequency = np.arange(1, words + 1) ** -ZIPF
