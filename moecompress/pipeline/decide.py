@@ -111,13 +111,8 @@ class Decisions:
     def _identity(self, position: int, tokens_hash: str | None) -> dict[str, Any]:
         """What every answer to a pass depends on, beside the probe."""
         earlier = self.recipe.resolved["passes"][:position]
-        return {
-            "source": self.source.content_hash(),
-            "tokens": tokens_hash,
-            "gradient_tokens": self.recipe.recipe.calibration.gradient_tokens,
-            "before": [earlier, self.recipe.recipe.seed] if earlier else [],
-            "versions": [__version__, *(version(name) for name in ("torch", "transformers"))],
-        }
+        before = [earlier, self.recipe.recipe.seed] if earlier else []
+        return answer_identity(self.source, tokens_hash, self.recipe.recipe.calibration.gradient_tokens, before)
 
     def _keep(self, position: int, tokens_hash: str | None, plan: Any) -> None:
         path = self._kept(position, tokens_hash)
@@ -133,6 +128,19 @@ class Decisions:
     def _kept(self, position: int, tokens_hash: str | None) -> Path:
         identity = [self._identity(position, tokens_hash), self.recipe.resolved["passes"][position]]
         return self._folder / f"{fingerprint(identity)[:32]}.json"
+
+
+def answer_identity(
+    source: TensorSource, tokens_hash: str | None, gradient_tokens: int, before: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """What answers to probes depend on beside the probe: model, text, what `before` did to the layers, and versions."""
+    return {
+        "source": source.content_hash(),
+        "tokens": tokens_hash,
+        "gradient_tokens": gradient_tokens if tokens_hash else 0,
+        "before": list(before),
+        "versions": [__version__, *(version(name) for name in ("torch", "transformers"))],
+    }
 
 
 @contextmanager
