@@ -106,7 +106,13 @@ def test_ctrl_c_ends_an_answer_and_the_next_line_is_answered(start, endless):
 def test_on_a_terminal_it_prompts_and_leaves(endless, ending, code):
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-m", "moecompress.cli.main", "chat", str(endless), "--threads", "1"]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE) as process:
+
+    def hear_interrupts():  # a shell's background job, which the tests may be, starts deaf to them
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, preexec_fn=hear_interrupts
+    ) as process:
         os.close(theirs)
         shown = b""
         while b"> " not in shown:
