@@ -1,4 +1,4 @@
-"""A trace: which experts a model chose for each token of some text, in a safetensors file. docs/cache.md describes it.
+"""A trace: which experts a model chose for each token of some text, in a safetensors file.
 
 chosen       [T, L, K] uint16   experts by descending weight
 weights      [T, L, K] float16  how much each counted
